@@ -1,0 +1,241 @@
+"""One Transformer for images (patches) and text (tokens): the DiT block with adaLN-zero conditioning.
+
+References: "Scalable Diffusion Models with Transformers", Peebles and Xie, 2023 (block and zero initialisation);
+"Attention Is All You Need", Vaswani et al., 2017.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from isocline.networks.embedding import ConditionEmbedding
+
+__all__ = ["KeyValueCache", "PatchTransformer", "TokenTransformer", "Transformer"]
+
+
+class KeyValueCache(NamedTuple):
+    """Keys and values of the tokens seen so far, one pair per block, each ``(B, heads, L, D/heads)``."""
+
+    keys: list[Tensor]
+    values: list[Tensor]
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, bidirectional or causal."""
+
+    def __init__(self, width: int, heads: int, causal: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.causal = causal
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Project ``(B, L, D)`` to queries, keys and values, each ``(B, heads, L, D/heads)``."""
+        batch, length, width = x.shape
+        q, k, v = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        return q, k, v
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend within a sequence; ``(B, L, D)`` to ``(B, L, D)``."""
+        q, k, v = self.split(x)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        return self.out(y.transpose(1, 2).reshape(x.shape))
+
+
+class Block(nn.Module):
+    """Attention and MLP with residuals; scale, shift and gate come from the condition (adaLN-zero).
+
+    Without a condition (``conditioned=False``) it is a plain pre-norm block with affine layer norms.
+    """
+
+    def __init__(self, width: int, heads: int, causal: bool, conditioned: bool) -> None:
+        super().__init__()
+        self.attention = Attention(width, heads, causal)
+        self.norm1 = nn.LayerNorm(width, elementwise_affine=not conditioned)
+        self.norm2 = nn.LayerNorm(width, elementwise_affine=not conditioned)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU("tanh"), nn.Linear(4 * width, width))
+        self.modulation = nn.Linear(width, 6 * width) if conditioned else None
+        if self.modulation is not None:
+            nn.init.zeros_(self.modulation.weight)
+            nn.init.zeros_(self.modulation.bias)
+
+    def forward(self, x: Tensor, c: Tensor | None) -> Tensor:
+        """Apply the block to ``x`` of shape ``(B, L, D)`` under the condition ``c`` of shape ``(B, D)`` or None."""
+        if self.modulation is None or c is None:
+            x = x + self.attention(self.norm1(x))
+            return x + self.mlp(self.norm2(x))
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c).unsqueeze(1).chunk(6, dim=-1)
+        x = torch.addcmul(x, gate1, self.attention(torch.addcmul(shift1, self.norm1(x), 1 + scale1)))
+        return torch.addcmul(x, gate2, self.mlp(torch.addcmul(shift2, self.norm2(x), 1 + scale2)))
+
+    def decode(self, x: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Apply an unconditional causal block to one new token ``(B, 1, D)`` given the cached keys and values."""
+        q, k, v = self.attention.split(self.norm1(x))
+        key, value = torch.cat([key, k], dim=2), torch.cat([value, v], dim=2)
+        y = F.scaled_dot_product_attention(q, key, value)
+        x = x + self.attention.out(y.transpose(1, 2).reshape(x.shape))
+        return x + self.mlp(self.norm2(x)), key, value
+
+
+class Transformer(nn.Module):
+    """A stack of blocks with learned positions and a final modulated layer norm.
+
+    Args:
+        length: number of positions L.
+        width: embedding width D.
+        depth: number of blocks.
+        heads: attention heads; must divide ``width``.
+        causal: whether position i sees only positions up to i.
+        conditioned: whether a condition vector modulates the blocks.
+
+    Raises:
+        ValueError: if a size is not positive or ``heads`` does not divide ``width``.
+    """
+
+    def __init__(
+        self, length: int, width: int, depth: int, heads: int, causal: bool = False, conditioned: bool = True
+    ) -> None:
+        super().__init__()
+        for name, value in (("length", length), ("width", width), ("depth", depth), ("heads", heads)):
+            if value < 1:
+                raise ValueError(f"{name} = {value}: must be a positive integer")
+        if width % heads:
+            raise ValueError(f"heads = {heads} does not divide width = {width}; choose a divisor of the width")
+        self.positions = nn.Parameter(0.02 * torch.randn(1, length, width))
+        self.blocks = nn.ModuleList([Block(width, heads, causal, conditioned) for _ in range(depth)])
+        self.norm = nn.LayerNorm(width, elementwise_affine=not conditioned)
+        self.modulation = nn.Linear(width, 2 * width) if conditioned else None
+        if self.modulation is not None:
+            nn.init.zeros_(self.modulation.weight)
+            nn.init.zeros_(self.modulation.bias)
+
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        """Map embeddings ``(B, L, D)`` and an optional condition ``(B, D)`` to features ``(B, L, D)``."""
+        x = x + self.positions[:, : x.shape[1]]
+        for block in self.blocks:
+            x = block(x, c)
+        x = self.norm(x)
+        if self.modulation is None or c is None:
+            return x
+        shift, scale = self.modulation(c).unsqueeze(1).chunk(2, dim=-1)
+        return torch.addcmul(shift, x, 1 + scale)
+
+
+class PatchTransformer(nn.Module):
+    """A Transformer over image patches: a vector field on images.
+
+    Args:
+        channels: image channels C.
+        size: image height and width in pixels.
+        patch: patch edge in pixels; must divide ``size``.
+        width: embedding width D.
+        depth: number of blocks.
+        heads: attention heads.
+        classes: number of class labels, 0 for an unconditional network. With labels, one more embedding stands
+            for "no label", which classifier-free guidance uses.
+
+    Raises:
+        ValueError: if ``patch`` does not divide ``size`` (and what `Transformer` raises).
+    """
+
+    def __init__(
+        self, channels: int, size: int, patch: int, width: int, depth: int, heads: int, classes: int = 0
+    ) -> None:
+        super().__init__()
+        if patch < 1 or size % patch:
+            raise ValueError(f"patch = {patch} does not divide size = {size}; choose a divisor of the image size")
+        self.patch = patch
+        self.embed = nn.Conv2d(channels, width, patch, stride=patch)
+        self.condition = ConditionEmbedding(width, classes)
+        self.trunk = Transformer((size // patch) ** 2, width, depth, heads)
+        self.head = nn.Linear(width, channels * patch * patch)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, t: Tensor, x: Tensor, cond: Tensor | None = None) -> Tensor:
+        """Evaluate the field at time ``t`` (``()`` or ``(B,)``) and image ``x`` ``(B, C, H, W)``; same shape out."""
+        batch, channels, height, width = x.shape
+        p = self.patch
+        h = self.embed(x).flatten(2).transpose(1, 2)
+        y = self.head(self.trunk(h, self.condition(t, cond)))
+        y = y.view(batch, height // p, width // p, channels, p, p)
+        return y.permute(0, 3, 1, 4, 2, 5).reshape(x.shape)
+
+
+class TokenTransformer(nn.Module):
+    """A Transformer over tokens: logits of the clean token at every position.
+
+    Input and output embeddings are tied. A causal network is autoregressive by shift: position i is fed token
+    i-1 (the mask token at i = 0) and predicts token i; the objective does the shifting.
+
+    Args:
+        vocab_size: vocabulary V; the mask token is the last.
+        length: longest sequence L.
+        width: embedding width D.
+        depth: number of blocks.
+        heads: attention heads.
+        causal: autoregressive or bidirectional.
+        time_conditioned: whether the time t modulates the network (masked diffusion does not need it: the time
+            can be read off the number of masks).
+        classes: number of class labels, 0 for none; needs ``time_conditioned``.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        length: int,
+        width: int,
+        depth: int,
+        heads: int,
+        causal: bool = False,
+        time_conditioned: bool = True,
+        classes: int = 0,
+    ) -> None:
+        super().__init__()
+        if vocab_size < 2:
+            raise ValueError(f"vocab_size = {vocab_size}: needs at least one symbol and the mask token")
+        if classes and not time_conditioned:
+            raise ValueError(f"classes = {classes} needs time_conditioned = true")
+        self.embed = nn.Embedding(vocab_size, width)
+        nn.init.normal_(self.embed.weight, std=0.02)
+        self.condition = ConditionEmbedding(width, classes) if time_conditioned else None
+        self.trunk = Transformer(length, width, depth, heads, causal, conditioned=time_conditioned)
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
+
+    def forward(self, t: Tensor | None, z: Tensor, cond: Tensor | None = None) -> Tensor:
+        """Map tokens ``z`` ``(B, L)`` at time ``t`` to logits ``(B, L, V)``; ``t`` may be None when not used."""
+        c = None if self.condition is None or t is None else self.condition(t, cond)
+        return F.linear(self.trunk(self.embed(z), c), self.embed.weight, self.bias)
+
+    def empty_cache(self, batch: int) -> KeyValueCache:
+        """Return the cache that `decode_step` starts from.
+
+        Raises:
+            ValueError: if the network is bidirectional or conditioned on time, which a cache cannot serve.
+        """
+        first = self.trunk.blocks[0]
+        assert isinstance(first, Block)
+        if not first.attention.causal or self.condition is not None:
+            raise ValueError("a key-value cache needs causal = true and time_conditioned = false")
+        heads, weight = first.attention.heads, self.embed.weight
+        empty = weight.new_zeros(batch, heads, 0, weight.shape[1] // heads)
+        depth = len(self.trunk.blocks)
+        return KeyValueCache([empty] * depth, [empty] * depth)
+
+    def decode_step(self, token: Tensor, cache: KeyValueCache) -> tuple[Tensor, KeyValueCache]:
+        """Feed one token ``(B,)``; return the logits ``(B, V)`` of the next position and the longer cache."""
+        position = cache.keys[0].shape[2]
+        x = self.embed(token).unsqueeze(1) + self.trunk.positions[:, position : position + 1]
+        keys, values = [], []
+        for block, key, value in zip(self.trunk.blocks, cache.keys, cache.values, strict=True):
+            assert isinstance(block, Block)
+            x, key, value = block.decode(x, key, value)
+            keys.append(key)
+            values.append(value)
+        logits = F.linear(self.trunk.norm(x[:, 0]), self.embed.weight, self.bias)
+        return logits, KeyValueCache(keys, values)

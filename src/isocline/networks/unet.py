@@ -1,0 +1,103 @@
+"""A small convolutional U-Net ("U-Net", Ronneberger et al., 2015, with the residual blocks of DDPM, 2020)."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from isocline.networks.embedding import ConditionEmbedding
+
+__all__ = ["UNet"]
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions; the condition scales and shifts the second normalisation; zero-initialised output."""
+
+    def __init__(self, inputs: int, outputs: int, condition: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(min(8, inputs), inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm2 = nn.GroupNorm(min(8, outputs), outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.modulation = nn.Linear(condition, 2 * outputs)
+        self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+        self.activation = nn.SiLU()
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(cast(Tensor, self.conv2.bias))
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        """Map ``(B, inputs, H, W)`` to ``(B, outputs, H, W)`` under the condition ``(B, D)``."""
+        h = self.conv1(self.activation(self.norm1(x)))
+        scale, shift = self.modulation(c)[..., None, None].chunk(2, dim=1)
+        h = self.conv2(self.activation(torch.addcmul(shift, self.norm2(h), 1 + scale)))
+        return self.skip(x) + h
+
+
+class UNet(nn.Module):
+    """A vector field on images by down- and upsampling with skip connections.
+
+    Args:
+        channels: image channels C.
+        size: image height and width; must be divisible by ``2 ** (len(multipliers) - 1)``.
+        width: channels of the first level.
+        multipliers: channel multiplier of each level.
+        classes: number of class labels, 0 for none.
+
+    Raises:
+        ValueError: if the size cannot be halved often enough, or ``width`` is not a multiple of 8.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        size: int,
+        width: int = 32,
+        multipliers: tuple[int, ...] = (1, 2, 2),
+        classes: int = 0,
+    ) -> None:
+        super().__init__()
+        levels = len(multipliers)
+        if levels < 1 or size % 2 ** (levels - 1):
+            raise ValueError(f"size = {size} cannot be halved {levels - 1} times; use fewer multipliers")
+        if width < 8 or width % 8:
+            raise ValueError(f"width = {width}: must be a positive multiple of 8")
+        condition = 4 * width
+        self.condition = ConditionEmbedding(condition, classes)
+        self.first = nn.Conv2d(channels, width, 3, padding=1)
+        widths = [width * m for m in multipliers]
+        self.down = nn.ModuleList()
+        self.shrink = nn.ModuleList()
+        previous = width
+        for level, w in enumerate(widths):
+            self.down.append(ResidualBlock(previous, w, condition))
+            last = level == levels - 1
+            self.shrink.append(nn.Identity() if last else nn.Conv2d(w, w, 3, stride=2, padding=1))
+            previous = w
+        self.middle = ResidualBlock(previous, previous, condition)
+        self.up = nn.ModuleList()
+        for w in reversed(widths):
+            self.up.append(ResidualBlock(previous + w, w, condition))
+            previous = w
+        self.grow = nn.Upsample(scale_factor=2, mode="nearest")
+        head = nn.Conv2d(previous, channels, 3, padding=1)
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(cast(Tensor, head.bias))
+        self.last = nn.Sequential(nn.GroupNorm(8, previous), nn.SiLU(), head)
+
+    def forward(self, t: Tensor, x: Tensor, cond: Tensor | None = None) -> Tensor:
+        """Evaluate at ``t`` ``()`` or ``(B,)`` and ``x`` ``(B, C, H, W)``; same shape out."""
+        c = self.condition(t, cond)
+        h = self.first(x)
+        skips = []
+        for block, shrink in zip(self.down, self.shrink, strict=True):
+            h = block(h, c)
+            skips.append(h)
+            h = shrink(h)
+        h = self.middle(h, c)
+        for level, block in enumerate(self.up):
+            if level:
+                h = self.grow(h)
+            h = block(torch.cat([h, skips.pop()], dim=1), c)
+        return self.last(h)
