@@ -1,0 +1,47 @@
+"""Make noise-sample pairs with the teacher's ODE: the training data of reflow, cached as a stage of its own."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from isocline.app.artifacts import load_model
+from isocline.processes.denoiser import Denoiser
+from isocline.randomness import derive_seed, sample_noise
+from isocline.tracking.stage import StageRun
+
+from rich.progress import track
+
+
+def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
+    """Integrate ``pairs.count`` noise draws with the teacher's sampler; write ``data/pairs/<teacher>``."""
+    assert item is not None
+    section = params["students"][item]
+    teacher_name, pairs = section["teacher"], section["pairs"]
+    teacher = load_model(Path("data/models") / teacher_name, params["models"][teacher_name]["sampler"])
+    denoiser = Denoiser(teacher.network, teacher.process)
+    network = teacher.config["network"]
+    shape = (network["channels"], network["size"], network["size"])
+    seed, began = derive_seed(params["seed"], "pairs", item), time.perf_counter()
+    starts, ends, evaluations = [], [], 0
+    for first in track(range(0, pairs["count"], pairs["batch_size"]), "pairs"):
+        last = min(first + pairs["batch_size"], pairs["count"])
+        x1 = sample_noise(seed, "pairs", range(first, last), shape)
+        with torch.inference_mode():
+            solution = teacher.sampler.sample(denoiser, x1, pairs["nfe"])
+        starts.append(x1)
+        ends.append(solution.final.float())
+        evaluations = int(solution.stats.nfe.max())
+    directory = Path("data/pairs") / teacher_name
+    directory.mkdir(parents=True, exist_ok=True)
+    save_file({"x0": torch.cat(ends), "x1": torch.cat(starts)}, directory / "pairs.safetensors")
+    card = {**pairs, "teacher": teacher_name, "nfe": evaluations, "sampler": params["models"][teacher_name]["sampler"]}
+    (directory / "card.json").write_text(json.dumps(card, indent=2, sort_keys=True) + "\n")
+    run.tag("isocline.teacher", teacher_name)
+    run.metrics({"pairs": float(pairs["count"]), "pairs_nfe": float(evaluations)})
+    run.timing("pairs_per_second", pairs["count"] / (time.perf_counter() - began))

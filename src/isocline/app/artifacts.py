@@ -1,0 +1,139 @@
+"""Trained models on disk: safetensors weights beside the configuration that rebuilds the objects. No pickles."""
+
+from __future__ import annotations
+
+import copy
+import csv
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+__all__ = ["LoadedModel", "build", "load_model", "load_tensors", "save_model", "write_history"]
+
+WEIGHTS, CONFIG, HISTORY = "weights.safetensors", "model.yaml", "history.csv"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model read back from its artefact.
+
+    Attributes:
+        name: the model's name.
+        modality: ``images`` or ``text``.
+        network: the averaged network in evaluation mode.
+        process: what the network's output means: a Gaussian process or a kernel; None for autoregressive models.
+        objective: the objective that the likelihood is read from.
+        sampler: the sampler, or None when no sampler configuration was given.
+        teacher: the teacher's name for students.
+        config: the plain configuration as stored.
+    """
+
+    name: str
+    modality: str
+    network: nn.Module
+    process: Any
+    objective: Any
+    sampler: Any
+    teacher: str | None
+    config: dict[str, Any]
+
+
+def build(section: Mapping[str, Any] | None, **kwargs: Any) -> Any:
+    """Instantiate a configuration section by its ``_target_``; None stays None."""
+    return None if section is None else instantiate(dict(section), **kwargs, _convert_="all")
+
+
+def build_parts(config: Mapping[str, Any]) -> tuple[nn.Module, Any, Any]:
+    """Build network, process and likelihood objective from a stored configuration."""
+    process = build(config.get("process"))
+    given = {} if process is None else {"process": process}
+    return build(config["network"]), process, build(config["objective"], **given)
+
+
+def save_model(
+    directory: Path, network: nn.Module, config: Mapping[str, Any], history: Iterable[Mapping[str, float]]
+) -> None:
+    """Write weights, configuration and training curve to ``directory``.
+
+    Args:
+        directory: created if absent.
+        network: whose state is saved; tied tensors are stored once each.
+        config: plain containers; see `LoadedModel`.
+        history: rows of the training curve.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
+    save_file(state, directory / WEIGHTS)
+    OmegaConf.save(OmegaConf.create(dict(config)), directory / CONFIG)
+    write_history(directory / HISTORY, history)
+
+
+def write_history(path: Path, rows: Iterable[Mapping[str, float]]) -> None:
+    """Write the training curve as CSV (step first, then the learning rate and the loss terms)."""
+    rows = list(rows)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names, lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({k: f"{v:.9g}" for k, v in row.items()})
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        ValueError: if it is damaged.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing; run `dvc repro` to make it, or `dvc pull` to fetch it")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it and run `dvc repro`") from error
+
+
+def load_model(
+    directory: Path, sampler: Mapping[str, Any] | None = None, device: str | torch.device = "cpu"
+) -> LoadedModel:
+    """Read a model artefact.
+
+    Args:
+        directory: what `save_model` wrote.
+        sampler: configuration of the sampler, if one is wanted.
+        device: where the network goes.
+
+    Raises:
+        FileNotFoundError: if the artefact is missing.
+        ValueError: if it is damaged or its weights do not fit its configuration.
+    """
+    if not (directory / CONFIG).exists():
+        raise FileNotFoundError(f"{directory / CONFIG} is missing; run `dvc repro` to make it, or `dvc pull`")
+    config = OmegaConf.to_container(OmegaConf.load(directory / CONFIG), resolve=True)
+    assert isinstance(config, dict)
+    network, process, objective = build_parts(copy.deepcopy(config))  # type: ignore[arg-type]
+    try:
+        network.load_state_dict(load_tensors(directory / WEIGHTS))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"{directory / WEIGHTS} does not fit {CONFIG} beside it: {reason}") from error
+    network = network.to(device).eval().requires_grad_(False)
+    return LoadedModel(
+        name=config["name"],
+        modality=config["modality"],
+        network=network,
+        process=process,
+        objective=objective,
+        sampler=build(sampler),
+        teacher=config.get("teacher"),
+        config=config,  # type: ignore[arg-type]
+    )
