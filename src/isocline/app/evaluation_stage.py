@@ -1,0 +1,54 @@
+"""What the evaluation stages share: the metrics document, the curve, the values by seed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from isocline.datasets.storage import write_bytes
+from isocline.metrics.uncertainty import Estimate
+
+__all__ = ["metrics_document", "write_curve", "write_json"]
+
+Curves = Mapping[str, Mapping[int, Estimate]]
+
+
+def _plain(node: Any) -> Any:
+    if isinstance(node, Estimate):
+        return _plain(node.as_dict())
+    if isinstance(node, Mapping):
+        return {str(key): _plain(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [_plain(value) for value in node]
+    if isinstance(node, float) and not math.isfinite(node):
+        raise ValueError(f"a metric is {node}; metrics files hold finite numbers only, look at the stage's samples")
+    return node
+
+
+def metrics_document(curves: Curves, floor: Mapping[str, Estimate], protocol: Mapping[str, Any], **more: Any) -> Any:
+    """Return what ``metrics/evaluate-<name>.json`` holds: curves by NFE, the floor, how it was measured."""
+    return _plain({**curves, **more, "floor": floor, "protocol": protocol})
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write JSON with finite numbers only, in the order given (an NFE curve stays in rising order)."""
+    write_bytes(path, (json.dumps(_plain(document), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def write_curve(path: Path, curves: Curves) -> None:
+    """Write a row per NFE: each mean and, where there are several seeds, its ``_sd``; blank if unmeasured."""
+    budgets = sorted({nfe for curve in curves.values() for nfe in curve})
+    names = [column for name in curves for column in (name, f"{name}_sd")]
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["nfe", *names])
+    for nfe in budgets:
+        found = [curve.get(nfe) for curve in curves.values()]
+        cells = [value for e in found for value in ((e.mean, e.sd) if e else (None, None))]
+        writer.writerow([nfe, *("" if value is None else f"{value:.9g}" for value in cells)])
+    write_bytes(path, file.getvalue().encode())

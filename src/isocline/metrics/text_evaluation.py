@@ -1,0 +1,284 @@
+"""Evaluate a language model: likelihood, and what it generates at each number of function evaluations.
+
+Generative perplexity alone rewards dull text, so every value of it stands beside the entropy of the same sequences:
+the frontier (perplexity, entropy, NFE). The judges are never the model under test.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from isocline.metrics.perplexity import bits_per_character, corpus_perplexity
+from isocline.metrics.settings import TextSettings
+from isocline.metrics.text_statistics import (
+    dictionary_share,
+    distinct_n,
+    jensen_shannon,
+    sequence_entropy,
+)
+from isocline.metrics.uncertainty import Estimate
+from isocline.randomness import generator
+
+__all__ = [
+    "Generated",
+    "Likelihood",
+    "TextEvaluation",
+    "TextReference",
+    "TextSample",
+    "evaluate_text",
+    "generate",
+    "likelihood",
+]
+
+Scorer = Callable[[Tensor], Tensor]
+"""Tokens ``(N, L)`` to negative log-likelihoods in nats ``(N,)``."""
+
+
+class Likelihood(NamedTuple):
+    """Likelihood of held-out text.
+
+    Attributes:
+        bits_per_char: with the ratio estimator's standard error.
+        perplexity: per token.
+        kind: ``exact`` or ``bound``.
+    """
+
+    bits_per_char: Estimate
+    perplexity: Estimate
+    kind: str
+
+
+class Generated(NamedTuple):
+    """Generated sequences.
+
+    Attributes:
+        tokens: int64 ``(N, L)`` on the CPU.
+        nfe: largest number of function evaluations that any of them took.
+        seconds: wall-clock time, for the tracker only.
+    """
+
+    tokens: Tensor
+    nfe: int
+    seconds: float
+
+
+class TextSample(NamedTuple):
+    """A state of a trajectory: its time and the decoded text, undecided tokens shown."""
+
+    t: float
+    text: str
+
+
+@dataclass(frozen=True)
+class TextReference:
+    """Real text and the judges.
+
+    Attributes:
+        judges: scorer by name; the metric of judge ``ngram`` is ``generative_perplexity_ngram``. The judge named
+            ``ar`` gives ``generative_perplexity``.
+        decode: tokens ``(L,)`` to text.
+        held_out: held-out texts, the reference of the n-gram divergence.
+        vocabulary: words of the training text.
+    """
+
+    judges: Mapping[str, Scorer]
+    decode: Callable[[Tensor], str]
+    held_out: Sequence[str]
+    vocabulary: frozenset[str]
+
+    def measure(self, tokens: Tensor, ngram: int) -> dict[str, float]:
+        """Measure sequences ``(N, L)`` of tokens, real or generated."""
+        texts = [self.decode(row) for row in tokens]
+        found = {}
+        for name, score in self.judges.items():
+            key = "generative_perplexity" if name == "ar" else f"generative_perplexity_{name}"
+            found[key] = corpus_perplexity(score(tokens), tokens.shape[1]).mean
+        found["entropy"] = float(sequence_entropy(tokens).mean())
+        found["jensen_shannon"] = jensen_shannon(texts, self.held_out, ngram)
+        found["dictionary_share"] = dictionary_share(texts, self.vocabulary)
+        found["distinct_1"], found["distinct_2"] = distinct_n(texts, 1), distinct_n(texts, 2)
+        return found
+
+    def floor(self, tokens: Tensor, sequences: int, seeds: int, seed: int, ngram: int) -> dict[str, Estimate]:
+        """Measure real sequences ``(M, L)`` as if a model had generated them, in sets of the same size."""
+        rows = []
+        for index in range(seeds):
+            order = torch.randperm(len(tokens), generator=generator(seed, "floor", index))[:sequences]
+            rows.append(self.measure(tokens[order], ngram))
+        return {name: Estimate.from_values([row[name] for row in rows]) for name in rows[0]}
+
+
+@dataclass(frozen=True)
+class TextEvaluation:
+    """What `evaluate_text` found.
+
+    Attributes:
+        values: metric name to NFE to one value per sampling seed; ``spent_nfe`` is what a budget really cost.
+        nfe: budgets, in order.
+        texts: generated texts of the first seed, by NFE.
+        trajectory: one sequence from t = 1 to 0.
+        rates: tokens per second by NFE, for the tracker only.
+    """
+
+    values: dict[str, dict[int, list[float]]]
+    nfe: tuple[int, ...]
+    texts: dict[int, list[str]]
+    trajectory: list[TextSample]
+    rates: dict[int, float]
+
+    def estimates(self) -> dict[str, dict[int, Estimate]]:
+        """Average over sampling seeds."""
+        return {
+            name: {nfe: Estimate.from_values(seeds) for nfe, seeds in curve.items()}
+            for name, curve in self.values.items()
+        }
+
+
+def likelihood(
+    network: nn.Module,
+    objective: Any,
+    tokens: Tensor,
+    characters: Tensor,
+    *,
+    seed: int,
+    strata: int,
+    batch_size: int,
+    device: str | torch.device = "cpu",
+) -> Likelihood:
+    """Score held-out sequences by the model's own likelihood.
+
+    Args:
+        network: the model.
+        objective: has ``negative_log_likelihood(network, tokens, generator, strata)``.
+        tokens: ``(N, L)`` int64.
+        characters: characters that each row decodes to, ``(N,)``.
+        seed: run seed.
+        strata: strata of t per sequence, where the likelihood is a bound.
+        batch_size: rows scored at once.
+        device: where the network is.
+    """
+    parts, kind = [], "exact"
+    for start in range(0, len(tokens), batch_size):
+        stream = generator(seed, "likelihood", start, device=device)
+        with torch.inference_mode():
+            scored = objective.negative_log_likelihood(
+                network, tokens[start : start + batch_size].to(device), stream, strata
+            )
+        parts.append(scored.nats.double().cpu())
+        kind = scored.kind
+    nats = torch.cat(parts)
+    return Likelihood(bits_per_character(nats, characters), corpus_perplexity(nats, tokens.shape[1]), kind)
+
+
+def generate(
+    network: nn.Module,
+    process: Any,
+    sampler: Any,
+    *,
+    seed: int,
+    index: int,
+    count: int,
+    length: int,
+    nfe: int,
+    batch_size: int,
+    device: str | torch.device = "cpu",
+) -> Generated:
+    """Generate ``count`` sequences under sampling seed ``index``; a batch has its own random stream."""
+    parts, spent, began = [], 0, time.perf_counter()
+    for start in range(0, count, batch_size):
+        rows = min(batch_size, count - start)
+        stream = generator(seed, "generate", index, start, device=device)
+        with torch.inference_mode():
+            solution = sampler.sample(network, process, (rows, length), nfe, stream)
+            solution.raise_on_failure()
+        parts.append(solution.final.long().cpu())
+        spent = max(spent, int(solution.stats.nfe.max()))
+    return Generated(torch.cat(parts), spent, time.perf_counter() - began)
+
+
+def evaluate_text(
+    network: nn.Module,
+    process: Any,
+    sampler: Any,
+    reference: TextReference,
+    settings: TextSettings,
+    length: int,
+    seed: int,
+    *,
+    budgets: Sequence[int] | None = None,
+    device: str | torch.device = "cpu",
+    progress: Callable[[str], None] = lambda _: None,
+) -> TextEvaluation:
+    """Generate at every budget and sampling seed and measure what came out.
+
+    Args:
+        network: the model.
+        process: its kernel; None for an autoregressive model.
+        sampler: has ``sample(network, process, shape, nfe, generator, save_steps=...)``.
+        reference: judges and real text.
+        settings: sizes and budgets.
+        length: tokens per sequence.
+        seed: run seed.
+        budgets: NFE to measure at; by default the settings' for a process, and the length alone without one, since
+            an autoregressive model spends one evaluation per token.
+        device: where the network is.
+        progress: told what has just been measured.
+    """
+    values: dict[str, dict[int, list[float]]] = {}
+    texts: dict[int, list[str]] = {}
+    rates: dict[int, float] = {}
+    chosen = list(budgets or (settings.nfe if process is not None else [length]))
+    for nfe in chosen:
+        seconds = 0.0
+        for index in range(settings.seeds):
+            made = generate(
+                network, process, sampler,
+                seed=seed, index=index, count=settings.sequences, length=length, nfe=nfe,
+                batch_size=settings.batch_size, device=device,
+            )  # fmt: skip
+            for name, value in reference.measure(made.tokens, settings.ngram).items():
+                values.setdefault(name, {}).setdefault(nfe, []).append(value)
+            values.setdefault("spent_nfe", {}).setdefault(nfe, []).append(float(made.nfe))
+            seconds += made.seconds
+            if index == 0:
+                texts[nfe] = [reference.decode(row) for row in made.tokens[: settings.texts]]
+        rates[nfe] = settings.sequences * settings.seeds * length / max(seconds, 1e-9)
+        progress(f"NFE {nfe}: {_summary(values, nfe)}")
+    trajectory = _trajectory(network, process, sampler, reference, settings, length, seed, device)
+    return TextEvaluation(values, tuple(chosen), texts, trajectory, rates)
+
+
+def _summary(values: Mapping[str, Mapping[int, list[float]]], nfe: int) -> str:
+    return ", ".join(
+        f"{name} {math.fsum(values[name][nfe]) / len(values[name][nfe]):.3g}"
+        for name in ("generative_perplexity", "entropy")
+        if name in values
+    )
+
+
+def _trajectory(
+    network: nn.Module,
+    process: Any,
+    sampler: Any,
+    reference: TextReference,
+    settings: TextSettings,
+    length: int,
+    seed: int,
+    device: str | torch.device,
+) -> list[TextSample]:
+    """Decode evenly spaced states of one sequence, start and end included."""
+    stream = generator(seed, "trajectory", device=device)
+    with torch.inference_mode():
+        solution = sampler.sample(network, process, (1, length), settings.trajectory_nfe, stream, save_steps=True)
+        solution.raise_on_failure()
+    states = solution.ys[:, 0].long().cpu()
+    times = solution.ts.double().cpu().reshape(len(states), -1)[:, 0]
+    picks = torch.linspace(0, len(states) - 1, min(settings.trajectory_states, len(states))).round().long()
+    return [TextSample(float(times[i]), reference.decode(states[i])) for i in sorted(set(picks.tolist()))]
