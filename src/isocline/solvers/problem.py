@@ -1,0 +1,221 @@
+"""What is integrated: a vector field, a stochastic differential equation or a Markov chain, with its span and start.
+
+A problem carries everything that belongs to the *equation*; a stepper carries the method, a controller the step sizes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar
+
+import torch
+from torch import Tensor
+
+from isocline.solvers.rows import batch_size, select_rows
+
+__all__ = ["AbstractProblem", "MarkovProblem", "ODEProblem", "SDEProblem", "Time", "VectorField"]
+
+VectorField: TypeAlias = Callable[[Tensor, Tensor, Any], Tensor]
+"""``field(t, x, cond) -> dx`` with ``t`` of shape () or (B,) in float64 and ``dx`` of x's shape and dtype."""
+
+Time: TypeAlias = float | Tensor
+"""One time for the whole batch, or a float64 tensor of shape (B,) with one time per sample."""
+
+ProblemT = TypeVar("ProblemT", bound="AbstractProblem")
+
+
+class AbstractProblem(ABC):
+    """An initial value problem on a batch; dim 0 of the state is the batch."""
+
+    t0: Time
+    t1: Time
+    cond: Any
+
+    @property
+    @abstractmethod
+    def start(self) -> Tensor:
+        """State at ``t0``, shape (B, *event)."""
+
+    @property
+    def separable(self) -> bool:
+        """Whether samples may be integrated apart from one another, so that finished ones leave the batch."""
+        return False
+
+    @abstractmethod
+    def evaluate(self, t: Tensor, y: Tensor) -> Tensor:
+        """Call the network once: drift, vector field or rates at ``(t, y)``."""
+
+    def at_rows(self, rows: Tensor) -> AbstractProblem:
+        """The same equation for some of the samples; ``cond`` is indexed along its leading axes."""
+        raise NotImplementedError(f"{type(self).__name__} is solved on the whole batch only")
+
+
+@dataclasses.dataclass(frozen=True)
+class ODEProblem(AbstractProblem):
+    """``dy/dt = field(t, y, cond)``, ``y(t0) = y0``, wanted up to ``t1`` (either direction of time).
+
+    Attributes:
+        field: vector field; see `VectorField`.
+        y0: shape (B, *event), floating or complex.
+        t0: start, one float or one value per sample.
+        t1: end, likewise.
+        cond: handed to the field. Tensors in it (nested in tuples, lists, dictionaries) lead with B: under adaptive
+            control, samples that are done leave the batch and ``cond`` is indexed with the state. Zero-dimensional
+            tensors and other objects are shared.
+        is_separable: set to False for a field that closes over tensors of the batch's size, or mixes samples (batch
+            normalisation). Samples that are done then stay in the batch, frozen.
+
+    Raises:
+        TypeError: if ``y0`` is not a floating or complex tensor.
+        ValueError: if ``y0`` has no batch axis, or a tensor in ``cond`` has another batch size.
+    """
+
+    field: VectorField
+    y0: Tensor
+    t0: Time
+    t1: Time
+    cond: Any = None
+    is_separable: bool = True
+
+    def __post_init__(self) -> None:
+        _check_state(self.y0, "y0")
+        if self.is_separable:
+            _check_cond(self.cond, self.y0.shape[0])
+
+    @property
+    def start(self) -> Tensor:
+        """State at ``t0``."""
+        return self.y0
+
+    @property
+    def separable(self) -> bool:
+        """Whether finished samples may leave the batch."""
+        return self.is_separable
+
+    def evaluate(self, t: Tensor, y: Tensor) -> Tensor:
+        """The field at ``(t, y)``."""
+        return self.field(t, y, self.cond)
+
+    def at_rows(self, rows: Tensor) -> ODEProblem:
+        """The same equation for the samples ``rows``, an int64 tensor of shape (n,)."""
+        return dataclasses.replace(
+            self,
+            y0=self.y0[rows],
+            t0=_time_rows(self.t0, rows),
+            t1=_time_rows(self.t1, rows),
+            cond=select_rows(self.cond, rows),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class SDEProblem(AbstractProblem):
+    """``dy = drift(t, y, cond) dt + diffusion(t, y, cond) dw`` in the Itô sense, noise diagonal.
+
+    Time may run either way; ``dw`` has variance ``|dt|``.
+
+    Attributes:
+        drift: the network; one call is one function evaluation.
+        diffusion: broadcastable to the state (a schedule's g(t), or a function of the state); not counted as a
+            function evaluation.
+        y0: shape (B, *event).
+        t0: start.
+        t1: end.
+        cond: handed to both.
+        generator: source of every draw.
+    """
+
+    drift: VectorField
+    diffusion: VectorField
+    y0: Tensor
+    t0: Time
+    t1: Time
+    cond: Any = None
+    generator: torch.Generator = dataclasses.field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        _check_state(self.y0, "y0")
+
+    @property
+    def start(self) -> Tensor:
+        """State at ``t0``."""
+        return self.y0
+
+    def evaluate(self, t: Tensor, y: Tensor) -> Tensor:
+        """The drift at ``(t, y)``."""
+        return self.drift(t, y, self.cond)
+
+    def increment(self, dt: Tensor, y: Tensor) -> Tensor:
+        """Wiener increment over a step: ``sqrt(|dt|) ξ`` with the state's shape and dtype.
+
+        Args:
+            dt: step, already of a rank that broadcasts against ``y``.
+            y: state, for shape, dtype and device.
+        """
+        source = self.generator.device
+        noise = torch.randn(y.shape, generator=self.generator, dtype=y.dtype, device=source).to(y.device)
+        return noise * dt.abs().sqrt().to(y.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class MarkovProblem(AbstractProblem):
+    """A continuous-time Markov chain on tokens; positions jump independently given the whole sequence.
+
+    Attributes:
+        rate: ``rate(t, z, cond) -> (B, L, V)``: per unit of ``|dt|`` in the direction of integration, the rate of going
+            from the current symbol to each other one; the entry of the current symbol is ignored. A stepper may define
+            another meaning (ancestral sampling reads the law of clean tokens); it says so in its docstring.
+        z0: tokens at ``t0``, int64 of shape (B, L).
+        t0: start.
+        t1: end.
+        cond: handed to ``rate``.
+        generator: source of every draw.
+
+    Raises:
+        TypeError: if ``z0`` is not int64.
+    """
+
+    rate: VectorField
+    z0: Tensor
+    t0: Time
+    t1: Time
+    cond: Any = None
+    generator: torch.Generator = dataclasses.field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.z0.dtype != torch.int64:
+            raise TypeError(f"z0 has dtype {self.z0.dtype}; tokens are int64: call .long()")
+        if self.z0.ndim < 2:
+            raise ValueError(f"z0 has shape {tuple(self.z0.shape)}; expected (B, L): add the missing axis")
+
+    @property
+    def start(self) -> Tensor:
+        """Tokens at ``t0``."""
+        return self.z0
+
+    def evaluate(self, t: Tensor, y: Tensor) -> Tensor:
+        """The rates at ``(t, z)``."""
+        return self.rate(t, y, self.cond)
+
+
+def _check_state(y0: Tensor, name: str) -> None:
+    if not isinstance(y0, Tensor) or not (y0.is_floating_point() or y0.is_complex()):
+        kind = y0.dtype if isinstance(y0, Tensor) else type(y0).__name__
+        raise TypeError(f"{name} is {kind}; expected a floating or complex tensor: call .float() or .double()")
+    if y0.ndim == 0 or y0.shape[0] == 0:
+        raise ValueError(f"{name} has shape {tuple(y0.shape)}; expected (B, *event) with B > 0: add a batch axis")
+
+
+def _check_cond(cond: Any, batch: int) -> None:
+    found = batch_size(cond)
+    wrong = sorted(size for size in found if size != batch)
+    if wrong:
+        raise ValueError(
+            f"cond holds a tensor with leading axis {wrong[0]}, the state has batch {batch}; give per-sample tensors "
+            f"leading with {batch}, close the field over shared ones, or set is_separable=False"
+        )
+
+
+def _time_rows(time: Time, rows: Tensor) -> Time:
+    return time[rows] if isinstance(time, Tensor) and time.ndim else time

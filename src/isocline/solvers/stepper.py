@@ -1,0 +1,82 @@
+"""The protocol of a stepper: one step of one method, on the whole batch.
+
+A new method is a subclass with `step`; a Runge–Kutta method is only a tableau (see `isocline.solvers.explicit`). The loop
+owns step sizes, acceptance, saving and statistics; a stepper owns none of these.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from isocline.solvers.dense import AbstractInterpolant
+from isocline.solvers.problem import AbstractProblem
+
+__all__ = ["AbstractStepper", "StepResult"]
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """One trial step.
+
+    Attributes:
+        y1: state at the end of the step, shape (B, *event).
+        error: local error estimate of y's shape, or None where the method has none.
+        carry: what the next step needs (see `isocline.solvers.rows` for the structures allowed).
+        nfe: evaluations made for each sample in this step: an int, or an int64 tensor of shape (B,).
+        dense: states within the step, or None.
+        failed: bool, shape (B,), True for samples whose step the method declares invalid (a probability above one, a
+            Newton iteration that does not converge); None if it never does.
+    """
+
+    y1: Tensor
+    error: Tensor | None = None
+    carry: Any = None
+    nfe: int | Tensor = 1
+    dense: AbstractInterpolant | None = None
+    failed: Tensor | None = None
+
+
+class AbstractStepper(ABC):
+    """One step of a method.
+
+    Attributes:
+        order: order of convergence of the end point.
+        error_order: order of ``error`` in the step (the embedded method's order plus one); None without an estimate.
+        nfe_per_step: evaluations per step for one sample, so that N steps cost ``init_nfe + N * nfe_per_step``.
+        init_nfe: evaluations that `init` makes.
+    """
+
+    order: float = 1.0
+    error_order: int | None = None
+    nfe_per_step: int = 1
+    init_nfe: int = 0
+
+    def init(self, problem: AbstractProblem, t0: Tensor, y0: Tensor) -> Any:
+        """Prepare the carry of the first step; None by default.
+
+        Args:
+            problem: the equation.
+            t0: start, shape () or (B,), float64.
+            y0: state there.
+        """
+        return None
+
+    def initial_slope(self, carry: Any) -> Tensor | None:
+        """The slope at the start if `init` evaluated it: the first step size is then found with one call less."""
+        return None
+
+    @abstractmethod
+    def step(self, problem: AbstractProblem, t0: Tensor, t1: Tensor, y0: Tensor, carry: Any) -> StepResult:
+        """Advance every sample from ``t0`` to ``t1``.
+
+        Args:
+            problem: the equation.
+            t0: shape () on a shared grid, (B,) where samples have their own times; float64.
+            t1: likewise.
+            y0: states at ``t0``, shape (B, *event).
+            carry: from `init` or the previous accepted step.
+        """
