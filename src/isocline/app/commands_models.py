@@ -1,0 +1,50 @@
+"""Commands that use a trained model: sample, generate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["register"]
+
+_MODEL = typer.Argument(help="name under data/models, path, or MLflow run id")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    app.command()(sample)
+    app.command()(generate)
+
+
+def sample(
+    model: Annotated[str, _MODEL],
+    n: Annotated[int, typer.Option("--n", help="number of images", min=1, max=4096)] = 16,
+    sampler: Annotated[str | None, typer.Option(help="see `isocline list samplers`; default: the model's")] = None,
+    nfe: Annotated[int, typer.Option(help="network evaluations per image", min=1)] = 16,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    out: Annotated[Path, typer.Option(help="PNG to write")] = Path("grid.png"),
+) -> None:
+    """Sample images into a grid."""
+    from isocline.app import generate as generating
+
+    used = generating.sample_images(model, Path(), n=n, sampler=sampler, nfe=nfe, seed=seed, out=out)
+    print(f"{out}: {n} images, {used} evaluations each")
+
+
+def generate(
+    model: Annotated[str, _MODEL],
+    prompt: Annotated[str, typer.Option(help="text to go on from")] = "",
+    length: Annotated[int | None, typer.Option(help="tokens, prompt included; default: the model's", min=1)] = None,
+    nfe: Annotated[int, typer.Option(help="network evaluations", min=1)] = 32,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    sampler: Annotated[str | None, typer.Option(help="see `isocline list samplers`; default: the model's")] = None,
+    n: Annotated[int, typer.Option("--n", help="number of texts", min=1, max=256)] = 1,
+) -> None:
+    """Generate text."""
+    from isocline.app import generate as generating
+
+    options = generating.TextRequest(prompt, length, nfe, seed, sampler, n)
+    for text in generating.generate_text(model, Path(), options):
+        print(text)

@@ -1,0 +1,369 @@
+"""Check a whole composition before anything is written or run: keys, types, ranges, and every object that it names.
+
+Two layers. A declarative table (`RULES`) holds the plain values: which keys there are, their type and their range.
+Every ``_target_`` is imported, its arguments are bound to its signature and compared with the annotations, and the
+object is built (networks on torch's meta device, which allocates nothing), so that whatever a constructor refuses
+is reported with the key that holds it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["RULES", "ConfigurationError", "Problem", "Rule", "check", "problems"]
+
+
+class ConfigurationError(ValueError):
+    """A composition that cannot be run; the message names key, value and cure."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with one key."""
+
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.message}" if self.key else self.message
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a plain value must be.
+
+    Attributes:
+        kind: accepted Python types; an int passes for a float, a bool for neither.
+        low: least value (numbers).
+        high: largest value (numbers).
+        choices: the accepted values, if they are few.
+        optional: whether the key may be absent or null.
+    """
+
+    kind: type | tuple[type, ...]
+    low: float = -math.inf
+    high: float = math.inf
+    choices: tuple[Any, ...] = ()
+    optional: bool = False
+
+
+_SECTION = Rule(dict)
+_COUNT = Rule(int, low=1)
+_MODALITY = Rule(str, choices=("images", "text"))
+RULES: dict[str, Rule] = {
+    "seed": Rule(int, low=0, high=2**63 - 1),
+    "threads": Rule(int, low=1, high=1024),
+    "profile": Rule(str),
+    "matrix": _SECTION,
+    "matrix.images": _SECTION,
+    "matrix.text": _SECTION,
+    "matrix.*.*": Rule(str, choices=("models", "students")),
+    "data": _SECTION,
+    "data.images": _SECTION,
+    "data.text": _SECTION,
+    "data.images.channels": Rule(int, low=1, high=16, optional=True),
+    "data.images.size": Rule(int, low=2, high=4096, optional=True),
+    "data.text.vocab_size": Rule(int, low=2, high=2**24, optional=True),
+    "data.text.length": Rule(int, low=2, high=2**20, optional=True),
+    "judge": _SECTION,
+    "judge.images": _SECTION,
+    "judge.text": _SECTION,
+    "models": _SECTION,
+    "models.*": _SECTION,
+    "models.*.modality": _MODALITY,
+    "models.*.process": Rule(dict, optional=True),
+    "models.*.network": _SECTION,
+    "students": _SECTION,
+    "students.*": _SECTION,
+    "students.*.modality": _MODALITY,
+    "students.*.teacher": Rule(str),
+    "students.*.data": Rule(str),
+    "students.*.pairs": Rule(dict, optional=True),
+    "students.*.pairs.count": _COUNT,
+    "students.*.pairs.nfe": _COUNT,
+    "students.*.pairs.batch_size": _COUNT,
+    "evaluation": _SECTION,
+    "evaluation.images": _SECTION,
+    "evaluation.text": _SECTION,
+    "report": Rule(dict, optional=True),
+}
+for _side in ("models.*", "students.*"):
+    for _part in ("objective", "optimizer", "ema", "trainer", "sampler"):
+        RULES[f"{_side}.{_part}"] = _SECTION
+"""Dotted patterns (``*`` is one name) to rules. A section that has rules and no ``_target_`` holds no other keys,
+except those in `OPEN`, whose owners check them."""
+
+OPEN = ("data.*", "judge.*", "evaluation.*", "report", "matrix.*", "models", "students")
+_RUNTIME = {"objective": ("process", "teacher"), "optimizer": ("params",), "ema": ("network", "model")}
+"""Arguments that an entry point hands over when it builds the object, by the name of the section."""
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Raise unless the composition can be run.
+
+    Args:
+        config: the composition as plain containers.
+
+    Raises:
+        ConfigurationError: with the first problem, and how many more there are.
+    """
+    found = list(problems(config))
+    if found:
+        more = f" (and {len(found) - 1} more: {', '.join(p.key for p in found[1:4])})" if len(found) > 1 else ""
+        raise ConfigurationError(f"{found[0]}{more}")
+
+
+def problems(config: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield every problem of a composition: plain values first, then references, then objects."""
+    plain = [*_plain(config), *_references(config)]
+    yield from plain
+    broken = {problem.key for problem in plain}
+    for key, node in _targets(config):
+        if not any(name == key or name.startswith(f"{key}.") for name in broken):
+            yield from _object(key, node, config)
+
+
+def _matches(key: str, pattern: str) -> bool:
+    parts, wanted = key.split("."), pattern.split(".")
+    return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
+
+
+def _lookup(config: Mapping[str, Any], pattern: str) -> Iterator[tuple[str, bool, Any]]:
+    """Yield ``(key, present, value)`` of every place that a pattern stands for; its parents exist."""
+    *parents, last = pattern.split(".")
+    places: list[tuple[str, Mapping[str, Any]]] = [("", config)]
+    for part in parents:
+        places = [
+            (f"{key}.{name}".lstrip("."), child)
+            for key, node in places
+            for name, child in node.items()
+            if fnmatch.fnmatchcase(str(name), part) and isinstance(child, Mapping)
+        ]
+    for key, node in places:
+        for name in node if last == "*" else (last,):
+            yield f"{key}.{name}".lstrip("."), name in node, node.get(name)
+
+
+def _plain(config: Mapping[str, Any]) -> Iterator[Problem]:
+    for pattern, rule in RULES.items():
+        for key, present, value in _lookup(config, pattern):
+            if not present or value is None:
+                if not rule.optional:
+                    yield Problem(key, "is missing; every composition of conf/config.yaml has it")
+                continue
+            if value == "???":
+                yield Problem(key, f"has no value; give one with `isocline compose {key}=…`")
+                continue
+            message = _violation(value, rule)
+            if message:
+                yield Problem(key, message)
+    yield from _unknown(config, "")
+
+
+def _violation(value: Any, rule: Rule) -> str | None:
+    kinds = rule.kind if isinstance(rule.kind, tuple) else (rule.kind,)
+    if (isinstance(value, bool) and bool not in kinds) or not isinstance(
+        value, (*kinds, int) if float in kinds else kinds
+    ):
+        names = " or ".join({"dict": "section", "str": "text"}.get(k.__name__, k.__name__) for k in kinds)
+        return f"expected {names}, got {_show(value)}"
+    if rule.choices and value not in rule.choices:
+        return f"{value!r} is not one of {', '.join(map(str, rule.choices))}"
+    if isinstance(value, int | float) and not rule.low <= value <= rule.high:
+        return f"{value} is out of range [{rule.low}, {rule.high}]"
+    return None
+
+
+def _show(value: Any) -> str:
+    text = "a section" if isinstance(value, Mapping) else repr(value)
+    return text if isinstance(value, Mapping) else f"{text[:60]} ({type(value).__name__})"
+
+
+def _unknown(config: Mapping[str, Any], prefix: str) -> Iterator[Problem]:
+    """Yield keys that no rule knows, in sections that are neither open nor objects."""
+    closed = not any(_matches(prefix, pattern) for pattern in OPEN) if prefix else True
+    for name, value in config.items():
+        key = f"{prefix}.{name}" if prefix else str(name)
+        patterns = [pattern for pattern in RULES if _matches(key, pattern)]
+        if closed and not patterns:
+            known = [p.rsplit(".", 1)[-1] for p in RULES if _matches(prefix, p.rpartition(".")[0]) or not prefix]
+            known = sorted({name for name in known if name != "*"} if prefix else {p for p in RULES if "." not in p})
+            near = difflib.get_close_matches(str(name), known, 1)
+            yield Problem(key, f"unknown key; {f'did you mean {near[0]!r}?' if near else 'known: ' + ', '.join(known)}")
+        elif patterns and isinstance(value, Mapping) and "_target_" not in value:
+            yield from _unknown(value, key)
+
+
+def _references(config: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield names that point nowhere: a student's teacher, the models to evaluate."""
+    models, students = (config.get(name) or {} for name in ("models", "students"))
+    if not isinstance(models, Mapping) or not isinstance(students, Mapping):
+        return
+    for name, student in students.items():
+        teacher = student.get("teacher") if isinstance(student, Mapping) else None
+        if isinstance(teacher, str) and teacher not in models:
+            yield Problem(f"students.{name}.teacher", f"no model {teacher!r}; models are {', '.join(models)}")
+    matrix = config.get("matrix")
+    for modality, chosen in matrix.items() if isinstance(matrix, Mapping) else ():
+        for name, side in chosen.items() if isinstance(chosen, Mapping) else ():
+            if side in ("models", "students") and name not in (models if side == "models" else students):
+                yield Problem(f"matrix.{modality}.{name}", f"there is no {side}.{name}")
+
+
+def _targets(node: Any, key: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the outermost objects."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield key, node
+            return
+        for name, child in node.items():
+            yield from _targets(child, f"{key}.{name}" if key else str(name))
+
+
+def _object(key: str, node: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[Problem]:
+    """Bind and build one object; inner objects are bound first, so that the innermost key is named."""
+    found = list(_bind(key, node))
+    yield from found
+    if not found:
+        problem = _construct(key, node, config)
+        if problem:
+            yield problem
+
+
+def _locate(name: Any) -> Callable[..., Any]:
+    from hydra.utils import get_object
+
+    try:
+        found = get_object(name)
+    except Exception as error:
+        reason = str(error).splitlines()[-1] if str(error) else type(error).__name__
+        raise ConfigurationError(f"_target_ {name!r} cannot be imported ({reason[:160]})") from error
+    if not callable(found):
+        raise ConfigurationError(f"_target_ {name!r} is not callable")
+    return found  # type: ignore[no-any-return]
+
+
+def _bind(key: str, node: Mapping[str, Any], role: str | None = None) -> Iterator[Problem]:
+    role = role or key.rpartition(".")[2]
+    given = {name: value for name, value in node.items() if name not in _SPECIAL}
+    for name, value in given.items():
+        for inner, child in _targets(value, f"{key}.{name}"):
+            yield from _bind(inner, child)
+    try:
+        target = _locate(node["_target_"])
+        signature = inspect.signature(target)
+    except ConfigurationError as error:
+        yield Problem(key, str(error))
+        return
+    except (TypeError, ValueError):
+        return
+    parameters = signature.parameters
+    variadic = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for name in given if not variadic else ():
+        if name not in parameters:
+            near = difflib.get_close_matches(name, parameters, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(parameters) or 'nothing'}"
+            yield Problem(f"{key}.{name}", f"{node['_target_'].rpartition('.')[2]} has no such argument; {hint}")
+    late = _RUNTIME.get(role, ())
+    if not node.get("_partial_"):
+        for name, parameter in parameters.items():
+            optional = parameter.default is not parameter.empty or parameter.kind in _VARIADIC
+            if not optional and name not in given and name not in late:
+                yield Problem(f"{key}.{name}", f"is missing; {node['_target_'].rpartition('.')[2]} needs it")
+    hints = _hints(target)
+    for name, value in given.items():
+        if name in hints and not _fits(value, hints[name]):
+            yield Problem(f"{key}.{name}", f"expected {_name(hints[name])}, got {_show(value)}")
+
+
+_SPECIAL = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
+_VARIADIC = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+
+
+def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    owner = target.__init__ if inspect.isclass(target) else target
+    try:
+        return typing.get_type_hints(owner)
+    except Exception:
+        return {}
+
+
+def _name(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Tell whether a plain value can be what an annotation says; what cannot be told passes."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if isinstance(value, Mapping) or hint is Any:
+        fits = True
+    elif origin in (typing.Union, types.UnionType):
+        fits = any(_fits(value, option) for option in arguments)
+    elif origin is typing.Literal:
+        fits = value in arguments
+    elif hint is None or hint is type(None):
+        fits = value is None
+    elif hint in (int, float, bool, str):
+        kinds = (int, float) if hint is float else hint
+        fits = hint is bool if isinstance(value, bool) else isinstance(value, kinds)
+    elif isinstance(value, list | tuple):
+        elements = {argument for argument in arguments if argument is not Ellipsis}
+        fits = len(elements) != 1 or all(_fits(item, next(iter(elements))) for item in value)
+    else:
+        ours = isinstance(hint, type) and hint.__module__.startswith(("isocline", "torch.nn"))
+        fits = value is not None and origin not in (list, tuple) and not ours
+    return fits
+
+
+def _construct(key: str, node: Mapping[str, Any], config: Mapping[str, Any]) -> Problem | None:
+    """Build the object; what its constructor refuses is the problem."""
+    import torch
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+    from torch import nn
+
+    role = key.rpartition(".")[2]
+    late: dict[str, Any] = {}
+    if role == "objective":
+        wanted = inspect.signature(_locate(node["_target_"])).parameters
+        process = _process_of(key, config)
+        if "process" in wanted and process is not None:
+            try:
+                late["process"] = instantiate(dict(process), _convert_="all")
+            except InstantiationException:
+                return None
+        if "teacher" in wanted:
+            late["teacher"] = nn.Identity()
+    try:
+        with torch.device("meta") if role in ("network", "objective") else torch.device("cpu"):
+            built = instantiate(dict(node), **late, _convert_="all")
+            if role == "optimizer":
+                built([nn.Parameter(torch.zeros(1, device="cpu"))])
+            elif role == "ema" and node.get("_partial_"):
+                built(nn.Linear(1, 1, device="cpu"))
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, NotImplementedError | RuntimeError) and "meta" in str(cause).lower():
+            return None
+        inner = str(error).rpartition("full_key: ")[2].strip() if "full_key: " in str(error) else ""
+        return Problem(f"{key}.{inner}" if inner else key, " ".join(str(cause).split())[:300])
+    except (ValueError, TypeError, AssertionError) as error:
+        return Problem(key, " ".join(str(error).split())[:300])
+    return None
+
+
+def _process_of(key: str, config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the process section beside an objective, or the teacher's."""
+    side, name, *_ = key.split(".")
+    if side == "students":
+        side, name = "models", config["students"][name].get("teacher")
+    section = (config.get(side) or {}).get(name)
+    return section.get("process") if isinstance(section, Mapping) else None
