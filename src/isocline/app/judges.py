@@ -1,0 +1,76 @@
+"""Judges on disk: safetensors beside the configuration that rebuilds the network. No pickles."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import OmegaConf
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from isocline.app.artifacts import build, load_tensors
+from isocline.datasets.storage import write_bytes, write_tensors
+from isocline.metrics.judge_image import ImageJudge
+from isocline.metrics.judge_text import negative_log_likelihood
+from isocline.metrics.ngram import KneserNey
+
+__all__ = ["TextJudges", "load_image_judge", "load_text_judges", "save_judge"]
+
+WEIGHTS, CONFIG, NGRAM = "weights.safetensors", "model.yaml", "ngram.safetensors"
+
+
+class TextJudges(NamedTuple):
+    """Both text judges as scorers: tokens ``(N, L)`` to negative log-likelihoods in nats ``(N,)``."""
+
+    autoregressive: Callable[[Tensor], Tensor]
+    ngram: Callable[[Tensor], Tensor]
+
+
+def save_judge(directory: Path, network: nn.Module, config: Mapping[str, Any], ngram: KneserNey | None = None) -> None:
+    """Write weights, the network's configuration and, for text, the n-gram model."""
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
+    write_bytes(directory / WEIGHTS, save(state))
+    write_bytes(directory / CONFIG, OmegaConf.to_yaml(OmegaConf.create({"network": dict(config)})).encode())
+    if ngram is not None:
+        write_tensors(directory / NGRAM, ngram.state_dict())
+
+
+def _load_network(directory: Path) -> nn.Module:
+    if not (directory / CONFIG).exists():
+        raise FileNotFoundError(f"{directory / CONFIG} is missing; run `dvc repro` to make it, or `dvc pull`")
+    config = OmegaConf.to_container(OmegaConf.load(directory / CONFIG), resolve=True)
+    assert isinstance(config, dict)
+    network: nn.Module = build(config["network"])
+    try:
+        network.load_state_dict(load_tensors(directory / WEIGHTS))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"{directory / WEIGHTS} does not fit {CONFIG} beside it: {reason}") from error
+    return network.eval().requires_grad_(False)
+
+
+def load_image_judge(directory: Path = Path("data/judges/images")) -> ImageJudge:
+    """Read the image judge, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: if it is missing.
+        ValueError: if it is damaged.
+    """
+    network = _load_network(directory)
+    assert isinstance(network, ImageJudge)
+    return network
+
+
+def load_text_judges(directory: Path = Path("data/judges/text")) -> TextJudges:
+    """Read the autoregressive judge and the n-gram judge.
+
+    Raises:
+        FileNotFoundError: if one is missing.
+        ValueError: if one is damaged.
+    """
+    ngram = KneserNey.from_state_dict(load_tensors(directory / NGRAM))
+    network = _load_network(directory)
+    return TextJudges(functools.partial(negative_log_likelihood, network), ngram.negative_log_likelihood)
