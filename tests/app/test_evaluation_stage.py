@@ -28,11 +28,14 @@ def test_a_curve_has_one_row_per_budget_and_blanks_where_nothing_was_measured(tm
 
 def test_the_document_keeps_curves_in_rising_order_and_reads_back(tmp_path):
     floor = {"frechet": Estimate(0.9, 0.1, 0.05, 4)}
-    document = metrics_document(CURVES, floor, {"samples": 500}, bits_per_dim={"mean": 2.0, "se": 0.1, "n": 64})
+    values = {"frechet": {2: [2.0, 3.0, 4.0], 16: [1.0]}}
+    document = metrics_document(values, floor, {"samples": 500}, bits_per_dim={"mean": 2.0, "se": 0.1, "n": 64})
     write_json(tmp_path / "m.json", document)
     read = json.loads((tmp_path / "m.json").read_text())
     assert list(read["frechet"]) == ["2", "16"]
-    assert read["frechet"]["2"] == {"mean": 3.0, "sd": 0.5, "se": 0.25, "n": 4}
+    assert read["frechet"]["2"] == {
+        "mean": 3.0, "sd": 1.0, "se": pytest.approx(3**-0.5), "n": 3, "values": [2.0, 3.0, 4.0]
+    }  # fmt: skip
     assert dict(flatten(read, "m"))["m.floor.frechet"] == Reading(0.9, 0.05, 4)
     assert "m.protocol.samples" not in dict(flatten(read, "m"))
 

@@ -103,6 +103,24 @@ def test_a_row_is_not_its_own_neighbour():
         nearest_squared_distances(x, x, 3, same=True)
 
 
+def test_precision_and_recall_agree_with_their_definition():
+    real, made, k = draw(40, 2), draw(50, 2, seed=1) + 1.0, 3
+
+    def radius(x, i):
+        return sorted(float((x[i] - x[j]).norm()) for j in range(len(x)) if j != i)[k - 1]
+
+    real_radii, made_radii = [radius(real, i) for i in range(40)], [radius(made, i) for i in range(50)]
+    inside = [[float((g - r).norm()) <= rad for r, rad in zip(real, real_radii, strict=True)] for g in made]
+    recalled = [any(float((g - r).norm()) <= rad for g, rad in zip(made, made_radii, strict=True)) for r in real]
+    result = precision_recall(real, made, k)
+    assert result.precision == pytest.approx(sum(map(any, inside)) / 50)
+    assert result.recall == pytest.approx(sum(recalled) / 40)
+    assert result.density == pytest.approx(sum(map(sum, inside)) / (k * 50))
+    assert result.coverage == pytest.approx(sum(map(any, zip(*inside, strict=True))) / 40)
+    assert 0.2 < result.precision < 1.0
+    assert 0.2 < result.recall < 1.0
+
+
 def test_identical_sets_have_full_precision_recall_and_coverage():
     x = draw(100, 6)
     result = precision_recall(x, x.clone(), k=3)

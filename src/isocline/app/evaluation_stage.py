@@ -6,14 +6,16 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from isocline.datasets.storage import write_bytes
 from isocline.metrics.uncertainty import Estimate
 
-__all__ = ["metrics_document", "write_curve", "write_json"]
+__all__ = ["accelerator", "metrics_document", "write_curve", "write_json"]
 
 Curves = Mapping[str, Mapping[int, Estimate]]
 
@@ -30,9 +32,32 @@ def _plain(node: Any) -> Any:
     return node
 
 
-def metrics_document(curves: Curves, floor: Mapping[str, Estimate], protocol: Mapping[str, Any], **more: Any) -> Any:
-    """Return what ``metrics/evaluate-<name>.json`` holds: curves by NFE, the floor, how it was measured."""
-    return _plain({**curves, **more, "floor": floor, "protocol": protocol})
+def metrics_document(
+    values: Mapping[str, Mapping[int, Sequence[float]]],
+    floor: Mapping[str, Estimate],
+    protocol: Mapping[str, Any],
+    **more: Any,
+) -> dict[str, Any]:
+    """Return what ``metrics/evaluate-<name>.json`` holds.
+
+    Args:
+        values: metric name to NFE to one value per sampling seed; the values stay beside their mean, so that models
+            can be compared seed by seed.
+        floor: the metrics of real data.
+        protocol: how it was measured; read by people, compared by nothing.
+        more: further metrics.
+    """
+    curves = {
+        name: {nfe: {**Estimate.from_values(seeds).as_dict(), "values": list(seeds)} for nfe, seeds in curve.items()}
+        for name, curve in values.items()
+    }
+    document: dict[str, Any] = _plain({**curves, **more, "floor": floor, "protocol": protocol})
+    return document
+
+
+def accelerator() -> torch.device:
+    """Return the device that evaluations run on: a GPU where torch can use one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def write_json(path: Path, document: Any) -> None:

@@ -1,0 +1,63 @@
+"""Evaluate an image model over function evaluations; likelihood where the configuration asks for it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from isocline.app.artifacts import build, load_model, load_tensors
+from isocline.app.evaluation_stage import accelerator, metrics_document, write_curve, write_json
+from isocline.app.judges import load_image_judge
+from isocline.datasets.storage import write_tensors
+from isocline.metrics.image_evaluation import ImageReference, evaluate_images
+from isocline.metrics.image_likelihood import image_likelihood
+from isocline.metrics.settings import ImageSettings
+from isocline.processes.denoiser import Denoiser
+from isocline.randomness import derive_seed
+from isocline.tracking.stage import StageRun
+
+
+def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
+    """Evaluate model ``item``: write its metrics, its curve over NFE, its samples and a trajectory."""
+    assert item is not None
+    settings: ImageSettings = build(params["evaluation"]["images"])
+    device, seed = accelerator(), derive_seed(params["seed"], "evaluate-images")
+    section = {**params.get("models", {}), **params.get("students", {})}[item]
+    model = load_model(Path("data/models") / item, section["sampler"], device)
+    data = {split: load_tensors(Path(f"data/images/{split}.safetensors"))["images"] for split in ("train", "test")}
+    run.dataset_file("data/images/test.safetensors", context="test")
+    denoiser = Denoiser(model.network, model.process)
+    reference = ImageReference(load_image_judge().to(device), data["train"], data["test"])
+    result = evaluate_images(
+        denoiser, model.sampler, reference, settings, seed,
+        classes=model.config["network"].get("classes", 0), device=device,
+        progress=lambda line: print(f"evaluate {item}: {line}", flush=True),
+    )  # fmt: skip
+
+    more = {}
+    if item in settings.likelihood.models:
+        began = time.perf_counter()
+        more["bits_per_dim"] = image_likelihood(denoiser, data["test"], settings.likelihood, seed, device)
+        run.timing("likelihood_seconds", time.perf_counter() - began)
+    protocol = {
+        "samples": settings.samples,
+        "seeds": settings.seeds,
+        "features": "judge",
+        "reference": f"test split, {len(data['test'])} images; frechet_train: training split, {len(data['train'])}",
+        "floor": f"training images against the test split, {settings.samples} a set",
+        "sampler": section["sampler"],
+    }
+    document = metrics_document(result.values, result.floor, protocol, **more)
+    outputs = Path("data/evaluations") / item
+    write_tensors(
+        outputs / "samples.safetensors", {f"nfe_{n}": g for n, g in zip(result.nfe, result.grids, strict=True)}
+    )
+    write_tensors(outputs / "trajectory.safetensors", {"t": result.times, "states": result.trajectory})
+    write_curve(Path(f"plots/nfe-{item}.csv"), result.estimates())
+    write_json(Path(f"metrics/evaluate-{item}.json"), document)
+    run.document(document)
+    if model.teacher:
+        run.tag("isocline.teacher", model.teacher)
+    for nfe, rate in result.rates.items():
+        run.timing(f"samples_per_second_nfe_{nfe}", rate)

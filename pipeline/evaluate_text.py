@@ -1,0 +1,71 @@
+"""Evaluate a language model: bits per character, then what it generates over function evaluations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from isocline.app.artifacts import build, load_model, load_tensors
+from isocline.app.evaluation_stage import accelerator, metrics_document, write_curve, write_json
+from isocline.app.judges import load_text_judges
+from isocline.datasets.tokenizer import MASK_SHOWN, Tokenizer
+from isocline.metrics.settings import TextSettings
+from isocline.metrics.text_evaluation import TextReference, evaluate_text, likelihood
+from isocline.metrics.text_statistics import vocabulary_of
+from isocline.randomness import derive_seed
+from isocline.tracking.stage import StageRun
+
+
+def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
+    """Evaluate model ``item``: write its metrics, its curve over NFE, its texts and a trajectory."""
+    assert item is not None
+    settings: TextSettings = build(params["evaluation"]["text"])
+    device, seed = accelerator(), derive_seed(params["seed"], "evaluate-text")
+    section = {**params.get("models", {}), **params.get("students", {})}[item]
+    model = load_model(Path("data/models") / item, section["sampler"], device)
+    tokenizer = Tokenizer.load(Path("data/text/tokenizer.json"))
+    train, test = (load_tensors(Path(f"data/text/{split}.safetensors")) for split in ("train", "test"))
+    run.dataset_file("data/text/test.safetensors", context="test")
+    length, rows = test["tokens"].shape[1], settings.likelihood_sequences
+    judges = load_text_judges()
+    reference = TextReference(
+        judges={"ar": judges.autoregressive, "ngram": judges.ngram},
+        decode=tokenizer.decode,
+        held_out=[tokenizer.decode(row) for row in test["tokens"]],
+        vocabulary=vocabulary_of(tokenizer.decode(row) for row in train["tokens"]),
+    )
+    scored = likelihood(
+        model.network, model.objective, test["tokens"][:rows], test["characters"][:rows],
+        seed=seed, strata=settings.strata, batch_size=settings.batch_size, device=device,
+    )  # fmt: skip
+    result = evaluate_text(
+        model.network, model.process, model.sampler, reference, settings, length, seed, device=device,
+        progress=lambda line: print(f"evaluate {item}: {line}", flush=True),
+    )  # fmt: skip
+
+    protocol = {
+        "sequences": settings.sequences,
+        "seeds": settings.seeds,
+        "length": length,
+        "likelihood_sequences": min(rows, len(test["tokens"])),
+        "strata": settings.strata,
+        "ngram": settings.ngram,
+        "floor": f"test sequences, {settings.sequences} a set",
+        "sampler": section["sampler"],
+    }
+    more = {
+        "bits_per_char": {**scored.bits_per_char.as_dict(), "kind": scored.kind},
+        "perplexity": {**scored.perplexity.as_dict(), "kind": scored.kind},
+    }
+    floor = reference.floor(test["tokens"], settings.sequences, settings.seeds, seed, settings.ngram)
+    document = metrics_document(result.values, floor, protocol, **more)
+    outputs = Path("data/evaluations") / item
+    trajectory = [state._asdict() for state in result.trajectory]
+    write_json(outputs / "texts.json", {"mask": MASK_SHOWN, "samples": result.texts, "trajectory": trajectory})
+    write_curve(Path(f"plots/nfe-{item}.csv"), result.estimates())
+    write_json(Path(f"metrics/evaluate-{item}.json"), document)
+    run.document(document)
+    if model.teacher:
+        run.tag("isocline.teacher", model.teacher)
+    for nfe, rate in result.rates.items():
+        run.timing(f"tokens_per_second_nfe_{nfe}", rate)
