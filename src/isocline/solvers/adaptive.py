@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isocline.shapes import expand_like
 from isocline.solvers.controller import AbstractAdaptiveController
 from isocline.solvers.problem import AbstractProblem, Time
 from isocline.solvers.rows import merge_rows, select_rows
@@ -157,13 +156,15 @@ def _advance(
         dt, code = _next_step(controller, now, target, verdict.factor, accept, retry, finite)
     cost = recorder.step(now.rows, now.t, target, accept, result)
     nfe = now.nfe + torch.where(running, result.nfe, 0)
+    # Merging a tainted step would put it into the graph, even where nothing of it is taken.
+    y, carry = (now.y, now.carry) if tainted else merge_rows(accept, (result.y1, result.carry), (now.y, now.carry))
     return _Samples(
         rows=now.rows,
         t=torch.where(accept, target, now.t),
         t1=now.t1,
         dt=dt,
-        y=torch.where(expand_like(accept, result.y1), result.y1, now.y),
-        carry=merge_rows(accept, result.carry, now.carry),
+        y=y,
+        carry=carry,
         memory=merge_rows(accept, verdict.memory, now.memory),
         nfe=nfe if cost is None else nfe + cost,
         accepted=now.accepted + accept,
@@ -187,7 +188,8 @@ def _next_step(
     floor = torch.maximum(floor, 1e-20 * (now.t1 - now.t).abs())
     size = (tried.abs() * factor).clamp(max=controller.dt_max).maximum(floor)
     dt = torch.where(retry, now.dt, tried.sign() * size)
-    stuck = ~accept & ~retry & (tried.abs() <= floor)
+    # The step asked for counts, not only the one taken: t + dt rounds, possibly to a little more than the floor.
+    stuck = ~accept & ~retry & (torch.minimum(tried.abs(), now.dt.abs()) <= floor)
     reason = torch.where(finite, int(Status.STEP_TOO_SMALL), int(Status.NON_FINITE))
     code = torch.where(stuck, reason, _RUNNING)
     return dt, torch.where(accept & (target == now.t1), int(Status.SUCCESS), code)

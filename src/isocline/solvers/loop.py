@@ -1,7 +1,7 @@
 """The integration loop: steps, acceptance, saving, statistics and status, for every stepper.
 
-On a grid the host never waits for the device. Under adaptive control each sample has its own time and step; samples that
-are done leave the batch, so that they cost nothing more.
+On a grid the host never waits for the device. Under adaptive control each sample has its own time and step; samples
+that are done leave the batch, so that they cost nothing more.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def solve(
 ) -> Solution:
     """Integrate a problem from its t0 to its t1, in either direction of time.
 
-    Differentiable by backpropagation through the steps (with respect to y0, cond and the field's parameters); step sizes
-    are constants to it. A numeric failure is a status of the sample concerned and leaves the other samples untouched.
+    Differentiable by backpropagation through the steps (with respect to y0, cond and the field's parameters); step
+    sizes are constants to it. A numeric failure is a status of its sample and leaves the other samples untouched.
 
     Args:
         problem: what to integrate.

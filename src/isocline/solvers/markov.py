@@ -78,8 +78,8 @@ class AbstractMarkovStepper(AbstractStepper):
 class MarkovEuler(AbstractMarkovStepper):
     """Euler's step: jump to y with probability ``|Δt| R(z, y)``, stay with the rest.
 
-    Exact where the rates make it so (absorbing kernel with a linear schedule, whose last step has probability one). A step
-    on which the probabilities of leaving exceed one is invalid, and the sample's status says so.
+    Exact where the rates make it so (absorbing kernel with a linear schedule, whose last step has probability one). A
+    step on which the probabilities of leaving exceed one is invalid, and the sample's status says so.
 
     Source: Campbell et al., A continuous time framework for discrete denoising models (2022), section 4.
     """

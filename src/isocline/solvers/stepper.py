@@ -1,7 +1,7 @@
 """The protocol of a stepper: one step of one method, on the whole batch.
 
-A new method is a subclass with `step`; a Runge–Kutta method is only a tableau (see `isocline.solvers.explicit`). The loop
-owns step sizes, acceptance, saving and statistics; a stepper owns none of these.
+A new method is a subclass with `step`; a Runge–Kutta method is only a tableau (see `isocline.solvers.explicit`). The
+loop owns step sizes, acceptance, saving and statistics; a stepper owns none of these.
 """
 
 from __future__ import annotations
