@@ -1,0 +1,135 @@
+"""Self-distillation through time: one step of the student does what two steps of the teacher do.
+
+Reference: "Beyond Autoregression: Fast LLMs via Self-Distillation Through Time", Deschenaux and Gulcehre, 2024
+(Algorithm 1 and Section 3).
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from isocline.datasets.batch import Batch
+from isocline.distillation.divergence import AbstractDivergence, ReverseKL
+from isocline.objectives.base import Distiller, Loss
+from isocline.processes.kernel import AbsorbingKernel, AbstractKernel, uniforms
+from isocline.solvers.markov import draw_symbols
+
+__all__ = ["SelfDistillationThroughTime"]
+
+
+class SelfDistillationThroughTime(Distiller):
+    """Match the student at z_t to the teacher's two consecutive predictions.
+
+    On the grid of N teacher steps, z_t ~ q(·|x) at an even grid point. The teacher predicts at t, its ancestral step
+    gives z_s with s = t − 1/N, and it predicts again at s. The target at a masked position of z_t is the first
+    prediction where that step revealed the token (frozen there) and the second one elsewhere. The loss is the mean
+    divergence over the masked positions.
+
+    With the exact denoiser the *forward* KL is least at the denoiser itself (the second prediction is a martingale):
+    what a student gains at few steps comes from the reverse KL, which prefers tokens that the teacher's possible
+    continuations agree on, and pays in entropy. Read generative perplexity beside entropy.
+
+    Every round halves the number of steps: after ``round_length`` optimiser steps the student so far becomes the
+    teacher and N is halved.
+
+    Args:
+        process: the absorbing kernel that the teacher was trained with.
+        teacher: frozen network, ``teacher(t, z, cond) -> (B, L, V)``.
+        teacher_steps: N of the first round, even; the student of the last round is made for N / 2^rounds steps.
+        rounds: number of rounds.
+        round_length: optimiser steps per round; needed if there are several.
+        divergence: between the student's law and its target; KL(student ‖ target) by default.
+
+    Raises:
+        TypeError: if the kernel is not absorbing.
+        ValueError: if N cannot be halved ``rounds`` times, or ``round_length`` is missing.
+    """
+
+    round: Tensor
+
+    def __init__(
+        self,
+        process: AbstractKernel,
+        teacher: nn.Module,
+        teacher_steps: int = 64,
+        rounds: int = 1,
+        round_length: int | None = None,
+        divergence: AbstractDivergence | None = None,
+    ) -> None:
+        super().__init__(teacher)
+        if not isinstance(process, AbsorbingKernel):
+            raise TypeError(f"process = {type(process).__name__}: self-distillation through time needs AbsorbingKernel")
+        if rounds < 1 or teacher_steps < 2**rounds or teacher_steps % 2**rounds:
+            raise ValueError(
+                f"teacher_steps = {teacher_steps}, rounds = {rounds}: teacher_steps must be a multiple of 2^rounds, "
+                f"{2 ** max(rounds, 1)} here, with rounds >= 1"
+            )
+        if rounds > 1 and (round_length is None or round_length < 1):
+            raise ValueError(f"round_length = {round_length}: give the optimiser steps per round when rounds > 1")
+        self.process = process
+        self.teacher_steps = teacher_steps
+        self.rounds = rounds
+        self.round_length = round_length
+        self.divergence = ReverseKL() if divergence is None else divergence
+        self.register_buffer("round", torch.zeros((), dtype=torch.int64))
+        # The teacher of later rounds is a product of this run, so a resumed run needs it: it enters the state.
+        self.promoted = copy.deepcopy(teacher).requires_grad_(False).eval() if rounds > 1 else None
+
+    def train(self, mode: bool = True) -> SelfDistillationThroughTime:
+        """Set the mode, but keep the promoted teacher in evaluation mode."""
+        super().train(mode)
+        if self.promoted is not None:
+            self.promoted.eval()
+        return self
+
+    @property
+    def current_teacher(self) -> nn.Module:
+        """The teacher of the round under way."""
+        return self.teacher if self.promoted is None or int(self.round) == 0 else self.promoted
+
+    @torch.no_grad()
+    def target(
+        self, z: Tensor, t: Tensor, step: float, generator: torch.Generator, cond: Tensor | None = None
+    ) -> Tensor:
+        """Log-probabilities that the student at ``(t, z)`` should give, ``(B, L, V)``.
+
+        Args:
+            z: tokens at t, ``(B, L)``.
+            t: ``(B,)`` float64, at least two steps above 0.
+            step: length of a teacher step.
+            generator: source of the teacher's step.
+            cond: condition or None.
+        """
+        s = t - step
+        first = self.process.clean_log_probs(self.current_teacher(t, z, cond), z)
+        between = draw_symbols(self.process.posterior(z, s, t, first.exp()), generator)
+        second = self.process.clean_log_probs(self.current_teacher(s, between, cond), between)
+        return torch.where(self.process.undecided(between).unsqueeze(-1), second, first)
+
+    def forward(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> Loss:
+        """One grid time and one teacher step per sequence of ``batch.x0`` ``(B, L)``."""
+        x0 = batch.x0
+        steps = self.teacher_steps >> int(self.round)
+        cells = torch.arange(len(x0), device=x0.device)
+        u = (cells + 1.0 - uniforms((len(x0),), generator, x0.device)) / len(x0)
+        t = (u * (steps // 2)).ceil() * (2.0 / steps)
+        z = self.process.sample(x0, t, generator)
+        target = self.target(z, t, 1.0 / steps, generator, batch.cond)
+        student = self.process.clean_log_probs(network(t, z, batch.cond), z)
+        masked = self.process.undecided(z)
+        real = self.process.mask
+        costs = self.divergence(student[masked][:, :real], target[masked][:, :real])
+        total = costs.sum() / masked.sum().clamp_min(1)
+        return Loss(total, {"divergence": total.detach(), "teacher_steps": torch.tensor(float(steps))})
+
+    @torch.no_grad()
+    def after_step(self, network: nn.Module, step: int) -> None:
+        """At the end of a round, make the student the next teacher and halve the number of steps."""
+        if self.promoted is None or self.round_length is None or step % self.round_length:
+            return
+        if step // self.round_length < self.rounds:
+            self.promoted.load_state_dict(network.state_dict())
+            self.round.fill_(step // self.round_length)

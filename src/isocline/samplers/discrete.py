@@ -1,0 +1,169 @@
+"""Samplers of token sequences: a law of clean tokens, a stepper and a grid from t = 1 to t = 0.
+
+Every sampler spends at most the evaluations it is given, keeps prompted positions, decides every position at its
+last step, and draws from the handed-in generator alone, in float64.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from isocline.processes.kernel import AbsorbingKernel, AbstractKernel
+from isocline.processes.token_schedule import AbstractSurvival, LinearSurvival
+from isocline.samplers.order import AbstractOrder, RandomOrder, TopProbability
+from isocline.samplers.prompt import Prompt, PromptedStepper
+from isocline.samplers.token_law import Sharpening, TokenLaw
+from isocline.samplers.token_steppers import AncestralStepper, MixtureLeap, UnmaskingStepper
+from isocline.solvers.controller import ConstantSteps
+from isocline.solvers.loop import solve
+from isocline.solvers.problem import MarkovProblem
+from isocline.solvers.solution import SaveAt, Solution
+from isocline.solvers.stepper import AbstractStepper
+
+__all__ = [
+    "AbstractDiscreteSampler",
+    "AncestralSampler",
+    "ConfidenceSampler",
+    "RandomOrderSampler",
+    "TauLeapingSampler",
+]
+
+
+class AbstractDiscreteSampler(ABC):
+    """Generate tokens by reversing a corruption kernel on a uniform grid of times.
+
+    Args:
+        temperature: of the law of clean tokens; 0 is greedy. Below 1 it trades entropy for likelihood.
+        top_p: nucleus of the law.
+        min_p: minimum probability relative to the largest.
+    """
+
+    def __init__(self, temperature: float = 1.0, top_p: float = 1.0, min_p: float = 0.0) -> None:
+        self.sharpening = Sharpening(temperature, top_p, min_p)
+
+    @abstractmethod
+    def stepper(self, kernel: AbstractKernel) -> AbstractStepper:
+        """Return the stepper, or raise a `TypeError` if the kernel does not suit."""
+
+    def law(self, network: nn.Module, kernel: AbstractKernel) -> TokenLaw:
+        """The law of clean tokens that the stepper is driven by."""
+        return TokenLaw(network, kernel, self.sharpening)
+
+    def steps(self, nfe: int, undecided: Tensor) -> int:
+        """Number of steps for a budget, given which positions are open at the start, ``(B, L)``."""
+        return nfe
+
+    @torch.no_grad()
+    def sample(
+        self,
+        network: nn.Module,
+        process: AbstractKernel,
+        shape: Sequence[int],
+        nfe: int,
+        generator: torch.Generator,
+        prompt: tuple[Tensor, Tensor] | None = None,
+        save_steps: bool = False,
+        cond: Any = None,
+    ) -> Solution:
+        """Generate ``shape`` = (B, L) tokens.
+
+        Args:
+            network: ``network(t, z, cond) -> (B, L, V)`` logits, on the generator's device.
+            process: the kernel that the network was trained with.
+            shape: (B, L).
+            nfe: evaluations per sequence at most; ``stats.nfe`` says how many each one needed.
+            generator: source of every draw.
+            prompt: ``(tokens, fixed)``, each ``(B, L)`` or ``(L,)``: positions where ``fixed`` keep their token. A
+                masked model conditions on them; a uniform one takes them for possibly noisy tokens at every t, which
+                only approximates the conditional law.
+            save_steps: keep every state, the start included.
+            cond: handed to the network.
+
+        Returns:
+            Solution with int64 ``ys`` ``(K, B, L)``; ``final`` holds real tokens only.
+
+        Raises:
+            ValueError: if the budget is below 1 or the prompt does not fit.
+            TypeError: if the sampler does not suit the kernel.
+        """
+        if nfe < 1:
+            raise ValueError(f"nfe = {nfe}: a sampler needs at least one evaluation")
+        given = Prompt.parse(prompt, shape, process.mask, generator.device)
+        start = given.impose(process.prior(shape, generator, generator.device))
+        problem = MarkovProblem(self.law(network, process), start, 1.0, 0.0, cond, generator=generator)
+        grid = ConstantSteps(self.steps(nfe, process.undecided(start)))
+        return solve(problem, PromptedStepper(self.stepper(process), given), grid, SaveAt(steps=save_steps))
+
+
+class AncestralSampler(AbstractDiscreteSampler):
+    """Draw each state from the posterior of the kernel under the predicted clean tokens (Austin et al., 2021)."""
+
+    def stepper(self, kernel: AbstractKernel) -> AbstractStepper:
+        """The ancestral step of any kernel."""
+        return AncestralStepper(kernel)
+
+
+class TauLeapingSampler(AbstractDiscreteSampler):
+    """Follow the flow-matching rates with the prediction frozen over each step (Gat et al., 2024).
+
+    For the absorbing kernel this is ancestral sampling; for the uniform one it is another chain with the same
+    marginals in the limit of many steps.
+    """
+
+    def stepper(self, kernel: AbstractKernel) -> AbstractStepper:
+        """The leap of any kernel."""
+        return MixtureLeap(kernel)
+
+
+class ConfidenceSampler(AbstractDiscreteSampler):
+    """Decide the most certain masked positions first, the same number per step ("MaskGIT", Chang et al., 2022).
+
+    Args:
+        order: what certain means; the probability of the candidate by default.
+        pace: share of positions decided at t; linear by default, cosine starts slowly.
+        temperature: of the law of clean tokens.
+        top_p: nucleus of the law.
+        min_p: minimum probability relative to the largest.
+    """
+
+    def __init__(
+        self,
+        order: AbstractOrder | None = None,
+        pace: AbstractSurvival | None = None,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+    ) -> None:
+        super().__init__(temperature, top_p, min_p)
+        self.order = TopProbability() if order is None else order
+        self.pace = LinearSurvival() if pace is None else pace
+
+    def stepper(self, kernel: AbstractKernel) -> AbstractStepper:
+        """The unmasking step; absorbing kernels only."""
+        if not isinstance(kernel, AbsorbingKernel):
+            raise TypeError(f"process = {type(kernel).__name__}: unmasking in an order needs AbsorbingKernel")
+        return UnmaskingStepper(kernel, self.order, self.pace, self.sharpening)
+
+    def law(self, network: nn.Module, kernel: AbstractKernel) -> TokenLaw:
+        """The law as it is: certainty is judged on it, candidates are drawn from the sharpened one."""
+        return TokenLaw(network, kernel, Sharpening())
+
+    def steps(self, nfe: int, undecided: Tensor) -> int:
+        """No more steps than masked positions: further ones would decide nothing."""
+        return max(1, min(nfe, int(undecided.sum(-1).max())))
+
+
+class RandomOrderSampler(ConfidenceSampler):
+    """Decide masked positions in random order, the same number per step.
+
+    With a budget of one evaluation per position, the law of first-hitting sampling: no error from discretised time
+    (Zheng et al., 2024).
+    """
+
+    def __init__(self, temperature: float = 1.0, top_p: float = 1.0, min_p: float = 0.0) -> None:
+        super().__init__(RandomOrder(), LinearSurvival(), temperature, top_p, min_p)
