@@ -10,8 +10,9 @@ from isocline.app.artifacts import build, load_model, load_tensors
 from isocline.app.evaluation_stage import accelerator, metrics_document, write_curve, write_json
 from isocline.app.judges import load_image_judge
 from isocline.datasets.storage import write_tensors
-from isocline.metrics.image_evaluation import ImageReference, evaluate_images
+from isocline.metrics.image_evaluation import evaluate_images
 from isocline.metrics.image_likelihood import image_likelihood
+from isocline.metrics.image_metrics import ImageReference
 from isocline.metrics.settings import ImageSettings
 from isocline.processes.denoiser import Denoiser
 from isocline.randomness import derive_seed
@@ -25,26 +26,30 @@ def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
     device, seed = accelerator(), derive_seed(params["seed"], "evaluate-images")
     section = {**params.get("models", {}), **params.get("students", {})}[item]
     model = load_model(Path("data/models") / item, section["sampler"], device)
-    data = {split: load_tensors(Path(f"data/images/{split}.safetensors"))["images"] for split in ("train", "test")}
+    train, test = (load_tensors(Path(f"data/images/{split}.safetensors")) for split in ("train", "test"))
+    classes = model.config["network"].get("classes", 0)
     run.dataset_file("data/images/test.safetensors", context="test")
     denoiser = Denoiser(model.network, model.process)
-    reference = ImageReference(load_image_judge().to(device), data["train"], data["test"])
+    reference = ImageReference(load_image_judge(device=device), train["images"], test["images"])
     result = evaluate_images(
         denoiser, model.sampler, reference, settings, seed,
-        classes=model.config["network"].get("classes", 0), device=device,
+        classes=classes, device=device,
         progress=lambda line: print(f"evaluate {item}: {line}", flush=True),
     )  # fmt: skip
 
     more = {}
-    if item in settings.likelihood.models:
+    if flow := settings.likelihood.models.get(item):
         began = time.perf_counter()
-        more["bits_per_dim"] = image_likelihood(denoiser, data["test"], settings.likelihood, seed, device)
+        more["bits_per_dim"] = image_likelihood(
+            denoiser, test["images"], flow, settings.likelihood, seed,
+            classes=classes, labels=test["labels"], device=device,
+        )  # fmt: skip
         run.timing("likelihood_seconds", time.perf_counter() - began)
     protocol = {
         "samples": settings.samples,
         "seeds": settings.seeds,
         "features": "judge",
-        "reference": f"test split, {len(data['test'])} images; frechet_train: training split, {len(data['train'])}",
+        "reference": f"test split, {len(test['images'])} images; frechet_train: training split, {len(train['images'])}",
         "floor": f"training images against the test split, {settings.samples} a set",
         "sampler": section["sampler"],
     }

@@ -10,7 +10,8 @@ from isocline.app.evaluation_stage import accelerator, metrics_document, write_c
 from isocline.app.judges import load_text_judges
 from isocline.datasets.tokenizer import MASK_SHOWN, Tokenizer
 from isocline.metrics.settings import TextSettings
-from isocline.metrics.text_evaluation import TextReference, evaluate_text, likelihood
+from isocline.metrics.text_evaluation import evaluate_text, likelihood, text_floor
+from isocline.metrics.text_metrics import TextReference
 from isocline.metrics.text_statistics import vocabulary_of
 from isocline.randomness import derive_seed
 from isocline.tracking.stage import StageRun
@@ -27,9 +28,8 @@ def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
     train, test = (load_tensors(Path(f"data/text/{split}.safetensors")) for split in ("train", "test"))
     run.dataset_file("data/text/test.safetensors", context="test")
     length, rows = test["tokens"].shape[1], settings.likelihood_sequences
-    judges = load_text_judges()
     reference = TextReference(
-        judges={"ar": judges.autoregressive, "ngram": judges.ngram},
+        judges=load_text_judges(device=device),
         decode=tokenizer.decode,
         held_out=[tokenizer.decode(row) for row in test["tokens"]],
         vocabulary=vocabulary_of(tokenizer.decode(row) for row in train["tokens"]),
@@ -49,7 +49,6 @@ def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
         "length": length,
         "likelihood_sequences": min(rows, len(test["tokens"])),
         "strata": settings.strata,
-        "ngram": settings.ngram,
         "floor": f"test sequences, {settings.sequences} a set",
         "sampler": section["sampler"],
     }
@@ -57,7 +56,7 @@ def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
         "bits_per_char": {**scored.bits_per_char.as_dict(), "kind": scored.kind},
         "perplexity": {**scored.perplexity.as_dict(), "kind": scored.kind},
     }
-    floor = reference.floor(test["tokens"], settings.sequences, settings.seeds, seed, settings.ngram)
+    floor = text_floor(reference, settings.metrics.values(), test["tokens"], settings.sequences, settings.seeds, seed)
     document = metrics_document(result.values, floor, protocol, **more)
     outputs = Path("data/evaluations") / item
     trajectory = [state._asdict() for state in result.trajectory]

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from isocline.datasets.quantisation import to_uint8
-from isocline.metrics.image_evaluation import ImageReference, draw_images, evaluate_images
+from isocline.metrics.image_evaluation import draw_images, evaluate_images
+from isocline.metrics.image_metrics import ImageReference
 from isocline.metrics.settings import ImageSettings
 from isocline.randomness import sample_noise
 
@@ -124,7 +125,7 @@ def test_running_twice_gives_the_same_numbers(reference, settings, result):
         ({"nfe": [0]}, "at least 1"),
         ({"detail_nfe": [64]}, "detail_nfe holds 64"),
         ({"samples": "many"}, "samples = 'many'"),
-        ({"samples": 3}, "neighbours"),
+        ({"metrics": {}}, "metrics is empty"),
     ],
 )
 def test_bad_settings_name_key_and_value(change, message):

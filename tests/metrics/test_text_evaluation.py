@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from isocline.metrics.settings import TextSettings
-from isocline.metrics.text_evaluation import TextReference, evaluate_text, likelihood
+from isocline.metrics.text_evaluation import evaluate_text, likelihood, text_floor
+from isocline.metrics.text_metrics import GenerativePerplexity, TextReference
 from isocline.objectives.sequence_likelihood import LikelihoodEstimate
 
 LENGTH, LETTERS = 24, "ab _"
@@ -46,7 +47,7 @@ class KnownLaw:
 @pytest.fixture
 def reference():
     return TextReference(
-        judges={"ar": lambda tokens: -LAW[tokens].log().sum(1)},
+        judges=dict.fromkeys(("ar", "ngram"), lambda tokens: -LAW[tokens].log().sum(1)),
         decode=decode,
         held_out=[decode(row) for row in source(200, 1)],
         vocabulary=frozenset({"a", "b"}),
@@ -71,7 +72,7 @@ def test_bits_per_character_of_the_source_under_itself_is_its_entropy():
 def test_generative_perplexity_falls_to_the_floor_as_evaluations_grow(reference, settings):
     result = evaluate_text(None, "kernel", Independent(), reference, settings, LENGTH, 0)
     curve = {nfe: e.mean for nfe, e in result.estimates()["generative_perplexity"].items()}
-    floor = reference.floor(source(400, 2), settings.sequences, 3, 0, settings.ngram)
+    floor = text_floor(reference, settings.metrics.values(), source(400, 2), settings.sequences, 3, 0)
     assert curve[1] > curve[4] > curve[64]
     assert abs(curve[64] - floor["generative_perplexity"].mean) < 0.1
     assert floor["generative_perplexity"].mean == pytest.approx(math.exp(ENTROPY), abs=0.05)
@@ -103,3 +104,8 @@ def test_the_trajectory_shows_undecided_tokens_becoming_text(reference, settings
     assert [state.t for state in result.trajectory] == [1.0, 0.5, 0.0]
     assert [state.text.count("_") for state in result.trajectory] == [24, 12, 0]
     assert [len(result.texts[nfe]) for nfe in result.nfe] == [2, 2, 2]
+
+
+def test_a_judge_that_is_not_there_is_named(reference):
+    with pytest.raises(ValueError, match="judge = 'gpt'; the pipeline trains ar, ngram"):
+        GenerativePerplexity("gpt")(reference.see(source(3, 0)), reference)

@@ -7,37 +7,23 @@ along a curve are paired. Real and generated images are quantised once, by the s
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from isocline.datasets.quantisation import to_uint8
-from isocline.metrics.class_balance import class_balance, class_shares
-from isocline.metrics.frechet import FrechetDistance
-from isocline.metrics.kernel_distance import kernel_distance
-from isocline.metrics.memorisation import memorisation
-from isocline.metrics.precision_recall import precision_recall
+from isocline.metrics.image_metrics import AbstractImageMetric, ImageReference, ImageSet
 from isocline.metrics.settings import ImageSettings
 from isocline.metrics.uncertainty import Estimate
 from isocline.randomness import derive_seed, generator, sample_noise
 
-__all__ = ["Curve", "Drawn", "ImageEvaluation", "ImageJudge", "ImageReference", "draw_images", "evaluate_images"]
+__all__ = ["Curve", "Drawn", "ImageEvaluation", "draw_images", "evaluate_images", "image_floor"]
 
 Curve = dict[str, dict[int, list[float]]]
 """Metric name to NFE to one value per sampling seed."""
-
-
-class ImageJudge(Protocol):
-    """A classifier whose inner features measure distances between image sets."""
-
-    def features(self, images: Tensor) -> Tensor:
-        """Map uint8 images ``(N, C, H, W)`` to features ``(N, d)``."""
-
-    def logits(self, images: Tensor) -> Tensor:
-        """Map uint8 images ``(N, C, H, W)`` to class logits ``(N, K)``."""
 
 
 class Drawn(NamedTuple):
@@ -54,59 +40,25 @@ class Drawn(NamedTuple):
     seconds: float
 
 
-class ImageReference:
-    """Real images as the judge sees them; computed once and used for every NFE and seed.
+def image_floor(
+    reference: ImageReference, metrics: Iterable[AbstractImageMetric], samples: int, seeds: int, seed: int
+) -> dict[str, Estimate]:
+    """Measure real training images as if a model had drawn them: what a perfect model would score.
 
     Args:
-        judge: see `ImageJudge`.
-        train: training images ``(M, C, H, W)`` uint8.
-        test: held-out images ``(K, C, H, W)`` uint8: the reference of all distances.
+        reference: real images.
+        metrics: what to measure.
+        samples: images per set; at most the whole training split is used.
+        seeds: sets, drawn without replacement from the training split, each on its own.
+        seed: run seed.
     """
-
-    def __init__(self, judge: ImageJudge, train: Tensor, test: Tensor) -> None:
-        self.judge, self.train, self.test = judge, train, test
-        self.train_features, self.test_features = judge.features(train), judge.features(test)
-        self.frechet = FrechetDistance(self.test_features)
-        self.frechet_train = FrechetDistance(self.train_features)
-        logits = judge.logits(test)
-        self.shares = class_shares(logits.argmax(dim=1), logits.shape[1])
-
-    def distances(self, images: Tensor) -> dict[str, float]:
-        """Fréchet and kernel distances and class balance of uint8 images ``(N, C, H, W)``."""
-        features = self.judge.features(images)
-        balance = class_balance(self.judge.logits(images), self.shares)
-        return {
-            "frechet": self.frechet(features),
-            "frechet_train": self.frechet_train(features),
-            "kernel": kernel_distance(features, self.test_features),
-            "class_entropy": balance.entropy,
-            "class_balance_tv": balance.total_variation,
-        }
-
-    def detail(self, images: Tensor, neighbours: int) -> dict[str, float]:
-        """Precision, recall, density, coverage and memorisation of uint8 images ``(N, C, H, W)``."""
-        manifold = precision_recall(self.test_features, self.judge.features(images), neighbours)
-        copied = memorisation(images, self.train, self.test)
-        return {**manifold._asdict(), "memorisation": copied.ratio, "copies": copied.copies}
-
-    def floor(self, samples: int, seeds: int, seed: int, neighbours: int) -> dict[str, Estimate]:
-        """Measure real training images as if a model had drawn them: what a perfect model would score.
-
-        Args:
-            samples: images per set; at most the whole training split is used.
-            seeds: sets, drawn without replacement from the training split, each on its own.
-            seed: run seed.
-            neighbours: k of precision and recall.
-        """
-        rows: list[dict[str, float]] = []
-        for index in range(seeds):
-            order = torch.randperm(len(self.train), generator=generator(seed, "floor", index))[:samples]
-            images = self.train[order]
-            found = self.distances(images)
-            found.pop("frechet_train")
-            manifold = precision_recall(self.test_features, self.judge.features(images), neighbours)
-            rows.append({**found, **manifold._asdict()})
-        return {name: Estimate.from_values([row[name] for row in rows]) for name in rows[0]}
+    chosen, rows = [metric for metric in metrics if metric.floored], []
+    for index in range(seeds):
+        order = torch.randperm(len(reference.train.images), generator=generator(seed, "floor", index))[:samples]
+        seen = ImageSet(*(part[order.to(part.device)] for part in reference.train))
+        rows.append({name: value for metric in chosen for name, value in metric(seen, reference).items()})
+    names = [name for name in rows[0] if name != "frechet_train"]  # a subset of that very split
+    return {name: Estimate.from_values([row[name] for row in rows]) for name in names}
 
 
 @dataclass(frozen=True)
@@ -212,7 +164,7 @@ def evaluate_images(
     values: Curve = {}
     grids: list[Tensor] = []
     rates: dict[int, float] = {}
-    shape = tuple(reference.test.shape[1:])
+    shape = tuple(reference.test.images.shape[1:])
     for nfe in settings.nfe:
         seconds = 0.0
         for index in range(settings.seeds):
@@ -221,20 +173,22 @@ def evaluate_images(
                 seed=derive_seed(seed, "evaluate", index), count=settings.samples, nfe=nfe, shape=shape,
                 batch_size=settings.batch_size, classes=classes, device=device,
             )  # fmt: skip
-            found = {**reference.distances(drawn.images), "spent_nfe": float(drawn.nfe)}
-            if nfe in settings.detail_nfe:
-                found.update(reference.detail(drawn.images, settings.neighbours))
+            seen, found = reference.see(drawn.images), {}
+            for metric in settings.measured(nfe):
+                found.update(metric(seen, reference))
+            found["spent_nfe"] = float(drawn.nfe)
             for name, value in found.items():
                 values.setdefault(name, {}).setdefault(nfe, []).append(value)
             seconds += drawn.seconds
             if index == 0:
                 grids.append(drawn.images[: settings.grid])
         rates[nfe] = settings.samples * settings.seeds / max(seconds, 1e-9)
-        progress(f"NFE {nfe}: judge Fréchet {Estimate.from_values(values['frechet'][nfe]).mean:.3g}")
+        shown = next(iter(values))
+        progress(f"NFE {nfe}: {shown} {Estimate.from_values(values[shown][nfe]).mean:.3g}")
     times, states = _trajectory(denoiser, sampler, settings, seed, shape, classes, device)
     return ImageEvaluation(
         values=values,
-        floor=reference.floor(settings.samples, settings.seeds, seed, settings.neighbours),
+        floor=image_floor(reference, settings.measured(None), settings.samples, settings.seeds, seed),
         nfe=tuple(settings.nfe),
         grids=torch.stack(grids),
         trajectory=states,

@@ -9,36 +9,50 @@ from torch import Tensor
 
 from isocline.metrics.settings import LikelihoodSettings
 from isocline.metrics.uncertainty import Estimate
+from isocline.objectives.likelihood import ProbabilityFlowLikelihood, bits_per_dim
+from isocline.processes.denoiser import AbstractDenoiser
 from isocline.randomness import generator
 
 __all__ = ["image_likelihood"]
 
 
 def image_likelihood(
-    denoiser: Any, images: Tensor, settings: LikelihoodSettings, seed: int, device: str | torch.device = "cpu"
+    denoiser: AbstractDenoiser,
+    images: Tensor,
+    likelihood: ProbabilityFlowLikelihood,
+    settings: LikelihoodSettings,
+    seed: int,
+    *,
+    classes: int = 0,
+    labels: Tensor | None = None,
+    device: str | torch.device = "cpu",
 ) -> dict[str, Any]:
     """Estimate bits per dimension on the first images of a split.
 
     Args:
         denoiser: network and process.
         images: held-out images ``(K, C, H, W)`` uint8.
-        settings: number of images, batch, steps and draws.
+        likelihood: how densities are found.
+        settings: number of images, batch and draws.
         seed: run seed; draws of the i-th batch depend on it alone, so that models are compared on equal draws.
+        classes: class labels of a conditional network, 0 for none.
+        labels: true labels ``(K,)``, needed if ``classes``.
         device: where the network is.
 
     Returns:
         ``{mean, sd, se, n, kind}``; the error is between images and includes the draws' own.
-    """
-    from isocline.objectives.likelihood import bits_per_dim
 
+    Raises:
+        ValueError: if a conditional network is given no labels.
+    """
+    if classes and labels is None:
+        raise ValueError(f"the network has {classes} classes; bits per dimension needs the images' labels")
     parts, kind = [], ""
-    chosen = images[: settings.images]
-    for start in range(0, len(chosen), settings.batch_size):
-        batch = chosen[start : start + settings.batch_size].to(device)
-        found = bits_per_dim(
-            denoiser, batch, generator(seed, "bits_per_dim", start, device=device),
-            steps=settings.steps, draws=settings.draws,
-        )  # fmt: skip
-        parts.append(found.bits.double().cpu())
+    for start in range(0, min(settings.images, len(images)), settings.batch_size):
+        rows = slice(start, min(start + settings.batch_size, settings.images))
+        cond = labels[rows].to(device) if classes and labels is not None else None
+        stream = generator(seed, "bits_per_dim", start, device=device)
+        found = bits_per_dim(denoiser, images[rows].to(device), stream, likelihood, settings.draws, cond)
+        parts.append(found.bits_per_dim.double().cpu())
         kind = found.kind
     return {**Estimate.from_values(torch.cat(parts).numpy()).as_dict(), "kind": kind}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,12 +17,7 @@ from torch import Tensor, nn
 
 from isocline.metrics.perplexity import bits_per_character, corpus_perplexity
 from isocline.metrics.settings import TextSettings
-from isocline.metrics.text_statistics import (
-    dictionary_share,
-    distinct_n,
-    jensen_shannon,
-    sequence_entropy,
-)
+from isocline.metrics.text_metrics import AbstractTextMetric, TextReference
 from isocline.metrics.uncertainty import Estimate
 from isocline.randomness import generator
 
@@ -30,15 +25,12 @@ __all__ = [
     "Generated",
     "Likelihood",
     "TextEvaluation",
-    "TextReference",
     "TextSample",
     "evaluate_text",
     "generate",
     "likelihood",
+    "text_floor",
 ]
-
-Scorer = Callable[[Tensor], Tensor]
-"""Tokens ``(N, L)`` to negative log-likelihoods in nats ``(N,)``."""
 
 
 class Likelihood(NamedTuple):
@@ -76,43 +68,25 @@ class TextSample(NamedTuple):
     text: str
 
 
-@dataclass(frozen=True)
-class TextReference:
-    """Real text and the judges.
+def _measure(tokens: Tensor, metrics: Iterable[AbstractTextMetric], reference: TextReference) -> dict[str, float]:
+    seen = reference.see(tokens)
+    return {name: value for metric in metrics for name, value in metric(seen, reference).items()}
 
-    Attributes:
-        judges: scorer by name; the metric of judge ``ngram`` is ``generative_perplexity_ngram``. The judge named
-            ``ar`` gives ``generative_perplexity``.
-        decode: tokens ``(L,)`` to text.
-        held_out: held-out texts, the reference of the n-gram divergence.
-        vocabulary: words of the training text.
-    """
 
-    judges: Mapping[str, Scorer]
-    decode: Callable[[Tensor], str]
-    held_out: Sequence[str]
-    vocabulary: frozenset[str]
-
-    def measure(self, tokens: Tensor, ngram: int) -> dict[str, float]:
-        """Measure sequences ``(N, L)`` of tokens, real or generated."""
-        texts = [self.decode(row) for row in tokens]
-        found = {}
-        for name, score in self.judges.items():
-            key = "generative_perplexity" if name == "ar" else f"generative_perplexity_{name}"
-            found[key] = corpus_perplexity(score(tokens), tokens.shape[1]).mean
-        found["entropy"] = float(sequence_entropy(tokens).mean())
-        found["jensen_shannon"] = jensen_shannon(texts, self.held_out, ngram)
-        found["dictionary_share"] = dictionary_share(texts, self.vocabulary)
-        found["distinct_1"], found["distinct_2"] = distinct_n(texts, 1), distinct_n(texts, 2)
-        return found
-
-    def floor(self, tokens: Tensor, sequences: int, seeds: int, seed: int, ngram: int) -> dict[str, Estimate]:
-        """Measure real sequences ``(M, L)`` as if a model had generated them, in sets of the same size."""
-        rows = []
-        for index in range(seeds):
-            order = torch.randperm(len(tokens), generator=generator(seed, "floor", index))[:sequences]
-            rows.append(self.measure(tokens[order], ngram))
-        return {name: Estimate.from_values([row[name] for row in rows]) for name in rows[0]}
+def text_floor(
+    reference: TextReference,
+    metrics: Iterable[AbstractTextMetric],
+    tokens: Tensor,
+    sequences: int,
+    seeds: int,
+    seed: int,
+) -> dict[str, Estimate]:
+    """Measure real sequences ``(M, L)`` as if a model had generated them, in sets of the same size."""
+    chosen, rows = list(metrics), []
+    for index in range(seeds):
+        order = torch.randperm(len(tokens), generator=generator(seed, "floor", index))[:sequences]
+        rows.append(_measure(tokens[order], chosen, reference))
+    return {name: Estimate.from_values([row[name] for row in rows]) for name in rows[0]}
 
 
 @dataclass(frozen=True)
@@ -243,7 +217,7 @@ def evaluate_text(
                 seed=seed, index=index, count=settings.sequences, length=length, nfe=nfe,
                 batch_size=settings.batch_size, device=device,
             )  # fmt: skip
-            for name, value in reference.measure(made.tokens, settings.ngram).items():
+            for name, value in _measure(made.tokens, settings.metrics.values(), reference).items():
                 values.setdefault(name, {}).setdefault(nfe, []).append(value)
             values.setdefault("spent_nfe", {}).setdefault(nfe, []).append(float(made.nfe))
             seconds += made.seconds
