@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -52,7 +53,7 @@ def run(arguments: list[str] | None = None) -> int:
         return 1
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error of click, which typer vendors under a private name
-            return _usage(error)
+            return _usage(error, sys.argv[1:] if arguments is None else arguments)
         if os.environ.get("ISOCLINE_DEBUG") == "1":
             raise
         text = str(error) if isinstance(error, _USER_ERRORS) and str(error) else f"{type(error).__name__}: {error}"
@@ -60,11 +61,14 @@ def run(arguments: list[str] | None = None) -> int:
         return 1
 
 
-def _usage(error: Any) -> int:
+def _usage(error: Any, arguments: list[str]) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
     else:
-        _complain(f"{error.format_message()} (isocline --help lists commands and options)")
+        options = getattr(getattr(error, "param", None), "opts", [])
+        given = [value for option, value in pairwise(arguments) if option in options]
+        got = f", got {given[-1]!r}" if given else ""
+        _complain(f"{error.format_message().rstrip('.')}{got} (isocline --help lists commands and options)")
     return int(error.exit_code)
 
 

@@ -131,7 +131,8 @@ def _explain(error: Exception, overrides: list[str], conf: Path) -> str:
         hint = f"did you mean {near[0]!r}? " if near else ""
         return f"{group}: no option {wrong!r}; {hint}options: {', '.join(names) or 'none'}"
     if found:
-        key = found.group(1)
+        inner = re.search(r"not in struct\s+full_key: (\S+)", str(error.__cause__))
+        key = inner.group(1) if inner else found.group(1)
         near = _nearest(key, conf) if overrides else []
         hint = f"did you mean {' or '.join(near)}?" if near else "`isocline compose --dry-run` prints all keys"
         return f"{key}: unknown key; {hint}"
