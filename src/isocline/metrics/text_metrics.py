@@ -95,15 +95,15 @@ class JensenShannon(AbstractTextMetric):
     """``jensen_shannon``: divergence of character n-grams from held-out text, bits.
 
     Args:
-        n: characters in a gram.
+        order: characters in a gram.
     """
 
-    def __init__(self, n: int = 3) -> None:
-        self.n = n
+    def __init__(self, order: int = 3) -> None:
+        self.order = order
 
     def __call__(self, made: TextSet, real: TextReference) -> dict[str, float]:
         """Measure ``made``; keys as the class says."""
-        return {"jensen_shannon": jensen_shannon(made.texts, real.held_out, self.n)}
+        return {"jensen_shannon": jensen_shannon(made.texts, real.held_out, self.order)}
 
 
 class DictionaryShare(AbstractTextMetric):
