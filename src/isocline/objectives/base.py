@@ -1,0 +1,82 @@
+"""What every training objective is: a loss of a network on a batch, with all randomness handed in."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from isocline.datasets.batch import Batch
+
+__all__ = ["Distiller", "Loss", "Objective"]
+
+
+class Loss(NamedTuple):
+    """Result of an objective.
+
+    Attributes:
+        total: scalar to differentiate.
+        terms: detached scalars, logged by name.
+    """
+
+    total: Tensor
+    terms: dict[str, Tensor]
+
+
+class Objective(nn.Module, ABC):
+    """A training objective: ``objective(network, batch, generator) -> Loss``.
+
+    It is a module so that what it carries (targets, counters) moves between devices and enters ``state_dict``:
+    the latter holds all that a resumed run needs. Nothing in it is trained: its parameters have
+    ``requires_grad=False``.
+    """
+
+    @abstractmethod
+    def forward(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> Loss:
+        """Evaluate the loss.
+
+        Args:
+            network: the network in training, called as ``network(t, x, cond)``.
+            batch: data ``x0 (B, *event)``, optional condition and paired noise.
+            generator: source of every random draw, on the batch's device.
+
+        Returns:
+            The scalar loss and its logged terms.
+        """
+
+    def after_step(self, network: nn.Module, step: int) -> None:
+        """Update internal state after an optimiser step.
+
+        Args:
+            network: the network just updated.
+            step: number of optimiser steps done so far (1 after the first).
+        """
+
+
+class Distiller(Objective):
+    """An objective that also holds a frozen teacher.
+
+    The teacher follows ``.to(device)`` but is hidden from ``state_dict``, ``parameters`` and ``train``: it is an
+    input of the run, restored from its own artefact and always in evaluation mode.
+
+    Args:
+        teacher: network under the same process as the student, called as ``teacher(t, x, cond)``.
+    """
+
+    def __init__(self, teacher: nn.Module) -> None:
+        super().__init__()
+        # A tuple keeps the module out of nn.Module's registry.
+        self._frozen = (teacher.requires_grad_(False).eval(),)
+
+    @property
+    def teacher(self) -> nn.Module:
+        """The frozen teacher network."""
+        return self._frozen[0]
+
+    # The one hook that .to(), .cuda() and .float() all pass through.
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        self.teacher._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

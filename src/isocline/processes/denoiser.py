@@ -1,0 +1,95 @@
+"""A network under a process, asked for any prediction: what samplers, guidance and likelihoods work with."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import Tensor, nn
+
+from isocline.processes.gaussian import GaussianProcess
+from isocline.processes.prediction import (
+    AbstractPrediction,
+    DataPrediction,
+    NoisePrediction,
+    VelocityPrediction,
+    convert,
+)
+
+__all__ = ["AbstractDenoiser", "Denoiser"]
+
+_DATA, _NOISE, _VELOCITY = DataPrediction(), NoisePrediction(), VelocityPrediction()
+
+
+class AbstractDenoiser(ABC):
+    """Predicts, at time t and state x, any of data, noise, score, v, velocity. Guidance wraps one in another."""
+
+    @property
+    @abstractmethod
+    def process(self) -> GaussianProcess:
+        """The process that the network was trained under."""
+
+    @property
+    @abstractmethod
+    def evaluations(self) -> int:
+        """Network forwards per prediction (2 under classifier-free guidance)."""
+
+    @abstractmethod
+    def predict(self, t: Tensor, x: Tensor, cond: Any, to: AbstractPrediction) -> Tensor:
+        """Return the prediction of kind ``to``.
+
+        Args:
+            t: times ``()`` or ``(B,)``.
+            x: states ``(B, *event)``.
+            cond: condition handed to the network, or None.
+            to: what is wanted.
+
+        Returns:
+            Shape and dtype of x; non-finite where ``to`` cannot be had (see `isocline.processes.prediction`).
+        """
+
+    def data(self, t: Tensor, x: Tensor, cond: Any = None) -> Tensor:
+        """Return the predicted x_0; equals x where σ = 0, unless the network predicts data itself."""
+        return self.predict(t, x, cond, _DATA)
+
+    def noise(self, t: Tensor, x: Tensor, cond: Any = None) -> Tensor:
+        """Return the predicted ε."""
+        return self.predict(t, x, cond, _NOISE)
+
+    def velocity(self, t: Tensor, x: Tensor, cond: Any = None) -> Tensor:
+        """Return the probability flow's velocity dx/dt = α̇ x_0 + σ̇ ε.
+
+        Source: *Score-Based Generative Modeling through SDEs*, Song et al., 2021, Eq. 13, in the form that stays
+        finite at t = 1 where the diffusion coefficient of the cosine and linear schedules diverges.
+        """
+        return self.predict(t, x, cond, _VELOCITY)
+
+
+class Denoiser(AbstractDenoiser):
+    """A network and the process it was trained under.
+
+    Args:
+        network: called as ``network(t, x, cond)``; returns ``process.prediction``, same shape as x.
+        process: the schedule and the meaning of the network's output.
+    """
+
+    def __init__(self, network: nn.Module, process: GaussianProcess) -> None:
+        self.network = network
+        self._process = process
+
+    @property
+    def process(self) -> GaussianProcess:
+        """The process."""
+        return self._process
+
+    @property
+    def evaluations(self) -> int:
+        """One."""
+        return 1
+
+    def predict(self, t: Tensor, x: Tensor, cond: Any, to: AbstractPrediction) -> Tensor:
+        """Call the network once and convert; see the base class."""
+        p = self.network(t, x, cond)
+        if to == self._process.prediction:
+            return p.to(x.dtype)  # type: ignore[no-any-return]
+        return convert(p, x, self._process.schedule(t), self._process.prediction, to)
