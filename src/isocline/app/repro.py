@@ -19,6 +19,7 @@ import yaml
 from isocline.app.declaration import Declaration, declarations, load_params
 from isocline.app.stage_entry import thread_count, thread_environment
 from isocline.tracking.pipeline_run import PipelineRun, StageRecord
+from isocline.tracking.provenance import flatten
 from isocline.tracking.sender import Sender
 from isocline.tracking.stage import PARENT_VARIABLE
 
@@ -95,8 +96,10 @@ def _record(entry: Mapping[str, Any], declared: Declaration) -> StageRecord:
     def digests(section: str) -> dict[str, str]:
         return {row["path"]: str(row["md5"]) for row in entry.get(section) or [] if "md5" in row}
 
-    params = (entry.get("params") or {}).get("params.yaml") or {}
-    return StageRecord(digests("deps"), digests("outs"), dict(params), declared.metrics)
+    item = declared.name.partition("@")[2]
+    params = flatten((entry.get("params") or {}).get("params.yaml") or {})
+    shown = {name.partition(f".{item}.")[2] or name if item else name: value for name, value in params.items()}
+    return StageRecord(digests("deps"), digests("outs"), shown, declared.metrics)
 
 
 def _show(source: IO[bytes], seen: _Seen) -> None:
@@ -149,7 +152,7 @@ def run_pipeline(argv: list[str]) -> int:
     threads = thread_count(params)
     name = " ".join(["isocline repro", *argv])
     with PipelineRun(name, {"isocline.profile": str(_profile(params))}) as run:
-        sender.start()
+        sender.start(interval=5.0)
         with stage_server(threads) as address:
             code = _run_dvc(argv, {PARENT_VARIABLE: run.relative, SERVER_VARIABLE: address}, seen)
         records = read_lock(declared)

@@ -97,7 +97,12 @@ def _raw_parent() -> str:
     with exclusive(RUNS / "pipeline" / "lock"):
         spool, relative = parent_spool(identity, "dvc repro")
         if spool.status is None:
-            spool.append({"e": "tags", "v": {**git, **{f"digest.{name}": md5 for name, md5 in inputs.items()}}})
+            spool.append(
+                {
+                    "e": "tags",
+                    "v": {"dvc.stage": "pipeline", **git, **{f"digest.{name}": md5 for name, md5 in inputs.items()}},
+                }
+            )
             if Path("params.yaml").exists():
                 spool.append(spool.keep(Path("params.yaml"), ""))
         spool.append({"e": "status", "v": "FINISHED"})

@@ -1,8 +1,8 @@
 """A process that has the heavy libraries loaded and forks a child for each stage.
 
-It binds its socket first and imports then, so that a launcher which comes early waits in the queue. It computes
-nothing, starts no OpenMP thread and never touches CUDA: a fork would inherit them broken. The project's own modules
-are not kept: each child imports them afresh, from the working directory's ``src`` if it has one.
+It imports when the first launcher comes, which waits in the socket's queue: a pipeline that is up to date pays for
+nothing. It computes nothing, starts no OpenMP thread and never touches CUDA: a fork would inherit them broken. The
+project's own modules are not kept: each child imports them afresh, from the working directory's ``src`` if any.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import gc
 import importlib
 import json
 import os
+import select
 import selectors
 import signal
 import socket
@@ -271,6 +272,7 @@ def serve(address: str, preload: tuple[str, ...] = PRELOAD, lifeline: int | None
         listener.bind(address)
         os.chmod(address, 0o600)
         listener.listen(64)
+        select.select([listener, *([] if lifeline is None else [lifeline])], [], [])
         for name in preload:
             with contextlib.suppress(ImportError):
                 importlib.import_module(name)

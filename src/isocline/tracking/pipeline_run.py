@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from isocline.tracking.provenance import digest, document_metrics, flatten, git_state
+from isocline.tracking.provenance import digest, document_metrics, git_state, plain
 from isocline.tracking.sender import Sender
 from isocline.tracking.spool import RUNS, Spool, exclusive, read_events, spools_under, write_atomically
 
@@ -48,7 +48,7 @@ class StageRecord:
     Attributes:
         deps: MD5 by path.
         outs: MD5 by path.
-        params: the parameters that it ran with, by dotted key.
+        params: the parameters that it ran with, by the dotted name that the tracker shows.
         metrics: the metrics files among the outputs.
     """
 
@@ -128,7 +128,7 @@ class PipelineRun:
         tags = {"dvc.stage": stage, "isocline.outcome": status, **git_state(), **_digest_tags(record)}
         spool.append({"e": "restored", "outs": record.outs})
         spool.append({"e": "tags", "v": tags})
-        spool.append({"e": "params", "v": {name: json.dumps(v) for name, v in flatten(record.params).items()}})
+        spool.append({"e": "params", "v": {name: plain(v) for name, v in record.params.items()}})
         for path in record.metrics:
             for name, value, step in _read_metrics(Path(path)):
                 spool.append({"e": "metrics", "v": {name: value}, "s": step})

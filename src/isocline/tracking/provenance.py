@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["GitState", "digest", "digests", "document_metrics", "fingerprint", "flatten", "git_state"]
+__all__ = ["GitState", "digest", "digests", "document_metrics", "fingerprint", "flatten", "git_state", "plain"]
 
 _BLOCK = 2**20
 _IGNORED = ("__pycache__",)
@@ -78,6 +78,11 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[name] = value
     return flat
+
+
+def plain(value: Any) -> str:
+    """A parameter as the tracker stores it: strings as they are, the rest as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def document_metrics(document: Mapping[str, Any]) -> list[tuple[str, float, int | None]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -27,6 +28,7 @@ __all__ = ["Sender", "SyncReport", "sync"]
 
 METRICS_AT_ONCE, PARAMS_AT_ONCE, TAGS_AT_ONCE = 800, 90, 90
 KEY_LIMIT, PARAM_LIMIT, TAG_LIMIT = 250, 6000, 5000
+_FORBIDDEN = re.compile(r"[^\w\-. :/]")
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 
 
@@ -53,6 +55,11 @@ def shorten(value: str, limit: int) -> str:
         return value
     mark = f"… md5:{hashlib.md5(value.encode(), usedforsecurity=False).hexdigest()}"
     return value[: limit - len(mark)] + mark
+
+
+def allowed(key: str) -> str:
+    """A name that the store accepts: what it forbids (the ``@`` of a stage) becomes a colon."""
+    return _FORBIDDEN.sub(":", key)[:KEY_LIMIT]
 
 
 class Sender:
@@ -210,15 +217,15 @@ class Sender:
         for event in events:
             if event["e"] == "metrics":
                 step = event["s"] or 0
-                metrics += [Metric(name, value, event["t"], step) for name, value in event["v"].items()]
+                metrics += [Metric(allowed(name), value, event["t"], step) for name, value in event["v"].items()]
             elif event["e"] == "params":
                 params.update(event["v"])
             elif event["e"] == "tags":
                 tags.update(event["v"])
             else:
                 self._send_single(run_id, event, spool)
-        chosen = [Param(key[:KEY_LIMIT], shorten(value, PARAM_LIMIT)) for key, value in params.items()]
-        marks = [RunTag(key[:KEY_LIMIT], shorten(value, TAG_LIMIT)) for key, value in tags.items()]
+        chosen = [Param(allowed(key), shorten(value, PARAM_LIMIT)) for key, value in params.items()]
+        marks = [RunTag(allowed(key), shorten(value, TAG_LIMIT)) for key, value in tags.items()]
         while metrics or chosen or marks:
             self.client.log_batch(
                 run_id, metrics[:METRICS_AT_ONCE], chosen[:PARAMS_AT_ONCE], marks[:TAGS_AT_ONCE], synchronous=True

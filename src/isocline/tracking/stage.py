@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from isocline.tracking.provenance import digest as path_digest
-from isocline.tracking.provenance import digests, document_metrics, fingerprint, flatten, git_state
+from isocline.tracking.provenance import digests, document_metrics, fingerprint, flatten, git_state, plain
 from isocline.tracking.spool import (
     RUNS,
     Event,
@@ -61,7 +61,7 @@ class StageRun:
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Record parameters; nested mappings become dotted names."""
-        self._append({"e": "params", "v": {name: _plain(value) for name, value in flatten(values).items()}})
+        self._append({"e": "params", "v": {name: plain(value) for name, value in flatten(values).items()}})
 
     def metric(self, name: str, value: float, step: int | None = None) -> None:
         """Record one number; see `metrics`."""
@@ -162,10 +162,6 @@ class StageRun:
     def _write_timings(self, seconds: float) -> None:
         document = {"stage": self.stage, "seconds": seconds, "resumed": self.resumed, **self._timings}
         write_atomically(RUNS / "timings" / f"{self.stage}.json", json.dumps(document, indent=2) + "\n")
-
-
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _remove_scratch(directory: Path) -> None:
