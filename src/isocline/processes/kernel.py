@@ -104,12 +104,14 @@ class AbstractKernel(ABC):
         """The matrix P(z_t = j | z_s = i) for scalar times s ≤ t, ``(V, V)`` float64."""
         ratio = self.schedule.a(t) / self.schedule.a(s)
         pi = self.stationary(ratio.device)
-        return ratio * torch.eye(self.vocab_size, dtype=torch.float64) + (1.0 - ratio) * pi.expand(len(pi), -1)
+        return ratio * torch.eye(self.vocab_size, dtype=torch.float64, device=pi.device) + (1.0 - ratio) * pi.expand(
+            len(pi), -1
+        )
 
     def forward_rate(self, t: Tensor) -> Tensor:
         """The generator Q_t = −(a'/a)(1πᵀ − I) for a scalar time, ``(V, V)`` float64; rows sum to zero."""
         pi = self.stationary(t.device)
-        jump = pi.expand(len(pi), -1) - torch.eye(self.vocab_size, dtype=torch.float64)
+        jump = pi.expand(len(pi), -1) - torch.eye(self.vocab_size, dtype=torch.float64, device=pi.device)
         return -(self.schedule.da(t) / self.schedule.a(t)) * jump
 
     def flow_rate(self, t: Tensor, z: Tensor, probs: Tensor) -> Tensor:
