@@ -272,7 +272,8 @@ def serve(address: str, preload: tuple[str, ...] = PRELOAD, lifeline: int | None
         listener.bind(address)
         os.chmod(address, 0o600)
         listener.listen(64)
-        select.select([listener, *([] if lifeline is None else [lifeline])], [], [])
+        waiting: list[int] = [listener.fileno(), *([] if lifeline is None else [lifeline])]
+        select.select(waiting, [], [])
         for name in preload:
             with contextlib.suppress(ImportError):
                 importlib.import_module(name)
