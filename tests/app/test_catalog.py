@@ -12,20 +12,10 @@ from isocline.app.catalog import GROUPS, describe, entries, targets
 
 CONF = Path(__file__).parents[2] / "conf"
 FILES = sorted(CONF.rglob("*.yaml"))
-WANTED = [
-    "solvers",
-    "processes",
-    "couplings",
-    "kernels",
-    "objectives",
-    "networks",
-    "optimizers",
-    "samplers",
-    "distillers",
-    "metrics",
-    "datasets",
-    "profiles",
-]
+WANTED = (
+    *("solvers", "processes", "couplings", "kernels", "objectives", "networks", "optimizers", "samplers"),
+    *("distillers", "metrics", "datasets", "profiles"),
+)
 
 
 def name(path):

@@ -14,6 +14,7 @@ import pytest
 from isocline import cli
 
 ROOT = Path(__file__).parents[2]
+COMMANDS = ("compose", "repro", "sample", "generate", "compare", "gate", "list", "doctor", "ui", "sync", "report")
 HEAVY = ("torch", "mlflow", "hydra", "omegaconf", "dvc", "pytorch_lightning", "numpy", "yaml")
 
 
@@ -42,19 +43,7 @@ def test_help_loads_nothing_heavy():
 def test_help_names_every_command(capsys):
     assert cli.run(["--help"]) == 0
     text = capsys.readouterr().out
-    for command in [
-        "compose",
-        "repro",
-        "sample",
-        "generate",
-        "compare",
-        "gate",
-        "list",
-        "doctor",
-        "ui",
-        "sync",
-        "report",
-    ]:
+    for command in COMMANDS:
         assert f"  {command} " in text
 
 

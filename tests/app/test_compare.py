@@ -22,12 +22,8 @@ def write(root, name, mean, se=0.1):
 
 
 def git(root, *arguments):
-    subprocess.run(
-        ["git", "-c", "user.name=n", "-c", "user.email=n@example.org", *arguments],
-        cwd=root,
-        check=True,
-        capture_output=True,
-    )
+    identity = ["-c", "user.name=n", "-c", "user.email=n@example.org"]
+    subprocess.run(["git", *identity, *arguments], cwd=root, check=True, capture_output=True)
 
 
 def row(comparison, name):
