@@ -34,6 +34,6 @@ class EulerMaruyama(AbstractStepper):
         if not isinstance(problem, SDEProblem):
             raise TypeError(f"EulerMaruyama got a {type(problem).__name__}; expected an SDEProblem")
         dt = t1 - t0
-        h = expand_like(dt, y0).to(y0.dtype) if dt.ndim else dt
+        h = expand_like(dt, y0).to(y0.dtype)
         noise = problem.diffusion(t0, y0, problem.cond) * problem.increment(expand_like(dt, y0), y0)
         return StepResult(torch.addcmul(y0, h, problem.evaluate(t0, y0)) + noise)

@@ -46,7 +46,7 @@ class AbstractRungeKutta(AbstractStepper):
         """Advance by one step; see the base class."""
         table = self.tableau
         dt = t1 - t0
-        h = expand_like(dt, y0).to(y0.dtype) if dt.ndim else dt
+        h = expand_like(dt, y0).to(y0.dtype)
         stages = [problem.evaluate(t0, y0) if carry is None else carry]
         point = y0
         for node, row in zip(table.c[1:], table.a[1:], strict=True):
