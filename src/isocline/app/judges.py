@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import torch
 from omegaconf import OmegaConf
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -17,16 +18,12 @@ from isocline.metrics.judge_image import ImageJudge
 from isocline.metrics.judge_text import negative_log_likelihood
 from isocline.metrics.ngram import KneserNey
 
-__all__ = ["TextJudges", "load_image_judge", "load_text_judges", "save_judge"]
+__all__ = ["load_image_judge", "load_text_judges", "save_judge"]
 
 WEIGHTS, CONFIG, NGRAM = "weights.safetensors", "model.yaml", "ngram.safetensors"
 
-
-class TextJudges(NamedTuple):
-    """Both text judges as scorers: tokens ``(N, L)`` to negative log-likelihoods in nats ``(N,)``."""
-
-    autoregressive: Callable[[Tensor], Tensor]
-    ngram: Callable[[Tensor], Tensor]
+Scorer = Callable[[Tensor], Tensor]
+"""Tokens ``(N, L)`` to negative log-likelihoods in nats ``(N,)``."""
 
 
 def save_judge(directory: Path, network: nn.Module, config: Mapping[str, Any], ngram: KneserNey | None = None) -> None:
@@ -38,7 +35,7 @@ def save_judge(directory: Path, network: nn.Module, config: Mapping[str, Any], n
         write_tensors(directory / NGRAM, ngram.state_dict())
 
 
-def _load_network(directory: Path) -> nn.Module:
+def _load_network(directory: Path, device: str | torch.device) -> nn.Module:
     if not (directory / CONFIG).exists():
         raise FileNotFoundError(f"{directory / CONFIG} is missing; run `dvc repro` to make it, or `dvc pull`")
     config = OmegaConf.to_container(OmegaConf.load(directory / CONFIG), resolve=True)
@@ -49,28 +46,30 @@ def _load_network(directory: Path) -> nn.Module:
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{directory / WEIGHTS} does not fit {CONFIG} beside it: {reason}") from error
-    return network.eval().requires_grad_(False)
+    return network.to(device).eval().requires_grad_(False)
 
 
-def load_image_judge(directory: Path = Path("data/judges/images")) -> ImageJudge:
+def load_image_judge(directory: Path = Path("data/judges/images"), device: str | torch.device = "cpu") -> ImageJudge:
     """Read the image judge, in evaluation mode.
 
     Raises:
         FileNotFoundError: if it is missing.
         ValueError: if it is damaged.
     """
-    network = _load_network(directory)
+    network = _load_network(directory, device)
     assert isinstance(network, ImageJudge)
     return network
 
 
-def load_text_judges(directory: Path = Path("data/judges/text")) -> TextJudges:
-    """Read the autoregressive judge and the n-gram judge.
+def load_text_judges(
+    directory: Path = Path("data/judges/text"), device: str | torch.device = "cpu"
+) -> dict[str, Scorer]:
+    """Read the text judges as scorers: ``ar`` (the network) and ``ngram``.
 
     Raises:
         FileNotFoundError: if one is missing.
         ValueError: if one is damaged.
     """
     ngram = KneserNey.from_state_dict(load_tensors(directory / NGRAM))
-    network = _load_network(directory)
-    return TextJudges(functools.partial(negative_log_likelihood, network), ngram.negative_log_likelihood)
+    network = _load_network(directory, device)
+    return {"ar": functools.partial(negative_log_likelihood, network), "ngram": ngram.negative_log_likelihood}

@@ -26,7 +26,7 @@ def stratified_order(labels: Tensor, generator: torch.Generator) -> Tensor:
         A permutation ``(N,)`` int64. Disjoint consecutive ranges of it are disjoint stratified splits.
     """
     rank = torch.empty(len(labels), dtype=torch.float64)
-    for label in labels.unique().tolist():
+    for label in torch.unique(labels).tolist():
         members = (labels == label).nonzero().flatten()
         members = members[torch.randperm(len(members), generator=generator)]
         offset = torch.rand((), generator=generator, dtype=torch.float64)
@@ -92,7 +92,7 @@ def _by_group(groups: Tensor, sizes: Mapping[str, int], generator: torch.Generat
     """Deal whole groups out, in random order, each to the smallest split that still has room for it."""
     members: dict[str, list[Tensor]] = {name: [] for name in sizes}
     room = dict(sizes)
-    names = groups.unique()
+    names = torch.unique(groups)
     for group in names[torch.randperm(len(names), generator=generator)].tolist():
         index = (groups == group).nonzero().flatten()
         fits = [name for name, left in room.items() if left >= len(index)]

@@ -50,7 +50,7 @@ class Tokenizer:
         self.mask_index = self.vocab_size - 1
         if backend.token_to_id(MASK) != self.mask_index:
             raise ValueError(f"the last token of the tokenizer is not {MASK}; train it with isocline's prepare-text")
-        symbols = [backend.id_to_token(index) for index in range(self.mask_index)]
+        symbols = [backend.id_to_token(index) or "" for index in range(self.mask_index)]
         self._characters = isinstance(backend.model, models.WordLevel)
         encoded = [s.encode() if self._characters else bytes(SYMBOL_TO_BYTE[c] for c in s) for s in symbols]
         self.pieces: list[bytes] = [*encoded, b""]

@@ -63,8 +63,8 @@ class Twemoji(ImageDataset):
         seen: set[bytes] = set()
         images, labels, groups = [], [], []
         for path, points in zip(paths, sequences, strict=True):
-            with Image.open(path) as icon:
-                icon = icon.convert("RGBA")
+            with Image.open(path) as file:
+                icon = file.convert("RGBA")
                 paper = Image.new("RGBA", icon.size, "white")
                 paper.alpha_composite(icon)
                 small = paper.convert("RGB").resize((self.size, self.size), Image.Resampling.BOX)

@@ -86,7 +86,7 @@ class ImageJudge(nn.Module):
         mode = self.training
         self.eval()
         device = self.head.weight.device
-        parts = [function(to_float(part.to(device))).to(images.device) for part in images.split(CHUNK)]
+        parts = [function(to_float(part.to(device))).to(images.device) for part in torch.split(images, CHUNK)]
         self.train(mode)
         return torch.cat(parts)
 
@@ -171,7 +171,7 @@ def train_image_judge(
             if not math.isfinite(losses[-1]):
                 raise FloatingPointError(f"image judge: loss {losses[-1]} at step {step}; lower judge.images.lr = {lr}")
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             schedule.step()
             if progress is not None:

@@ -26,7 +26,7 @@ def negative_log_likelihood(network: nn.Module, tokens: Tensor, batch_size: int 
     network.eval()
     device = next(network.parameters()).device
     parts = []
-    for part in tokens.split(batch_size):
+    for part in torch.split(tokens, batch_size):
         moved = part.to(device)
         parts.append(-token_log_probs(next_token_log_probs(network, moved), moved).double().sum(dim=1).cpu())
     network.train(mode)
@@ -80,7 +80,7 @@ def train_judge_ar(
         if not math.isfinite(losses[-1]):
             raise FloatingPointError(f"text judge: loss {losses[-1]} at step {step}; lower judge.text.lr = {lr}")
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         clip_grad_norm_(network.parameters(), gradient_clip)
         optimizer.step()
         schedule.step()

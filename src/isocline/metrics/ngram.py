@@ -68,12 +68,12 @@ class KneserNey:
             raise ValueError(f"order = {order}: must be between 1 and the row length {tokens.shape[1]}")
         if vocab_size**order > LARGEST_KEY:
             raise ValueError(f"order = {order}: {vocab_size}^{order} grams overflow a key; choose a lower order")
-        grams, counts = _keys(tokens, order, vocab_size).flatten().unique(return_counts=True)
+        grams, counts = torch.unique(_keys(tokens, order, vocab_size), return_counts=True)
         levels = []
         for k in range(order, 0, -1):
             levels.append(_smooth(grams, counts, vocab_size))
             # each distinct k-gram tells one distinct predecessor of the (k-1)-gram that it ends with
-            grams, counts = (grams % vocab_size ** (k - 1)).unique(return_counts=True)
+            grams, counts = torch.unique(grams % vocab_size ** (k - 1), return_counts=True)
         return cls(vocab_size, levels[::-1])
 
     def log_probs(self, tokens: Tensor) -> Tensor:
@@ -139,7 +139,7 @@ def _smooth(grams: Tensor, counts: Tensor, vocab_size: int) -> Level:
     ones, twos = int((counts == 1).sum()), int((counts == 2).sum())
     # a sample with no singletons gives no estimate; one half is the usual middle
     discount = ones / (ones + 2.0 * twos) if ones and twos else 0.5
-    contexts, inverse, followers = (grams // vocab_size).unique(return_inverse=True, return_counts=True)
+    contexts, inverse, followers = torch.unique(grams // vocab_size, return_inverse=True, return_counts=True)
     totals = torch.zeros(len(contexts), dtype=torch.float64).index_add_(0, inverse, counts.double())
     values = (counts.double() - discount) / totals[inverse]
     return Level(grams, values, contexts, discount * followers.double() / totals)
