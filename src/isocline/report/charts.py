@@ -1,0 +1,273 @@
+"""Which charts and tables the page shows, from the models' metrics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from markupsafe import Markup
+
+from isocline.report import tables
+from isocline.report.figures import MARKERS, NARROW, WIDE, Axis, Rule, Series, Size, line_chart, number, swatch
+from isocline.report.sources import Model, Reading
+
+IMAGE_FLOOR = "real train against real test"
+TEXT_FLOOR = "held-out text"
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A figure of the page: the drawing for narrow screens, one for wide ones if it differs, and the legend."""
+
+    title: str
+    narrow: Markup
+    wide: Markup | None
+    legend: tuple[tuple[str, Markup], ...]
+    note: str = ""
+
+
+def interval(reading: Reading) -> tuple[float, float]:
+    """Mean ± sd, or ± 2 se where there is no sd; the mean alone where there is neither."""
+    half = reading.sd if reading.sd is not None else 2 * (reading.se or 0.0)
+    return reading.mean - half, reading.mean + half
+
+
+def _style(model: Model, colours: Mapping[str, int]) -> dict[str, object]:
+    index = colours.get(model.name, 0)
+    return {"colour": index, "marker": MARKERS[index % len(MARKERS)], "dashed": model.teacher is not None}
+
+
+def curve_series(models: Sequence[Model], metric: str, colours: Mapping[str, int]) -> list[Series]:
+    """A metric over NFE, one curve a model, with a band of ± sd."""
+    found = []
+    for model in models:
+        curve = model.curve(metric)
+        if curve:
+            bands = [interval(r) for r in curve.values()]
+            found.append(
+                Series(
+                    model.name,
+                    tuple(map(float, curve)),
+                    tuple(r.mean for r in curve.values()),
+                    tuple(low for low, _ in bands),
+                    tuple(high for _, high in bands),
+                    **_style(model, colours),  # type: ignore[arg-type]
+                )
+            )
+    return found
+
+
+def _legend(series: Sequence[Series]) -> tuple[tuple[str, Markup], ...]:
+    return tuple((s.label, swatch(s)) for s in series)
+
+
+def _describe(series: Sequence[Series], what: str) -> str:
+    ends = "; ".join(
+        f"{s.label} from {number(s.y[0])} at {s.x[0]:.0f} to {number(s.y[-1])} at {s.x[-1]:.0f}" for s in series if s.y
+    )
+    return f"{what}. {ends}."
+
+
+def _wide_range(series: Sequence[Series]) -> bool:
+    values = [v for s in series for v in s.y if v > 0]
+    return bool(values) and max(values) / min(values) > 4 and all(v > 0 for s in series for v in (*s.y, *s.low))
+
+
+def nfe_chart(
+    models: Sequence[Model],
+    metric: str,
+    title: str,
+    unit: str,
+    colours: Mapping[str, int],
+    *,
+    floor_name: str,
+    large: bool = False,
+    note: str = "",
+) -> Chart | None:
+    """A metric over the number of function evaluations, teachers and students together; None if never measured."""
+    series = curve_series(models, metric, colours)
+    if not series:
+        return None
+    floor = tables.floor_reading(models, metric)
+    rule = Rule(floor_name, floor.mean) if floor is not None else None
+    logarithmic = _wide_range(series) and (rule is None or rule.value > 0)
+    x = Axis("function evaluations per sample (NFE)", "log", tuple(sorted({v for s in series for v in s.x})))
+    y = Axis(unit, "log" if logarithmic else "linear")
+    said = _describe(series, f"{title} over function evaluations")
+    narrow = line_chart(series, x, y, description=said, size=NARROW, rule=rule)
+    wide = line_chart(series, x, y, description=said, size=WIDE, rule=rule, end_labels=True) if large else None
+    return Chart(title, narrow, wide, _legend(series), note)
+
+
+def image_charts(models: Sequence[Model], colours: Mapping[str, int]) -> dict[str, list[Chart]]:
+    """The main curve (`lead`) and the smaller ones (`more`) of the image models."""
+    lead = nfe_chart(
+        models, "frechet", "Fréchet distance", "Fréchet distance over the judge’s features (lower is better)",
+        colours, floor_name=IMAGE_FLOOR, large=True,
+        note="Solid: teachers. Dashed: students. Bands: ± one standard deviation over sampling seeds.",
+    )  # fmt: skip
+    more = [
+        nfe_chart(models, metric, title, unit, colours, floor_name="real")
+        for metric, title, unit in (
+            ("kernel", "Kernel distance", "unbiased kernel distance (lower is better)"),
+            ("precision", "Precision", "share of samples that look real"),
+            ("recall", "Recall", "share of real data that is covered"),
+            ("class_entropy", "Class balance of samples", "entropy of predicted classes, nats"),
+        )
+    ]
+    return {"lead": [lead] if lead else [], "more": [chart for chart in more if chart]}
+
+
+def _summary_rows(
+    models: Sequence[Model], metric: str, likelihood: str, extra: Sequence[str], colours: Mapping[str, int]
+) -> list[tables.Row]:
+    rows = []
+    for model in models:
+        curve = model.curve(metric)
+        first, last = (min(curve), max(curve)) if curve else (None, None)
+        cells = [
+            tables.likelihood_cell(model.reading(likelihood)),
+            tables.cell(curve.get(first)) if first is not None else tables.Cell(),
+            tables.cell(curve.get(last)) if last is not None else tables.Cell(),
+        ]
+        for name in extra:
+            other = model.curve(name)
+            cells.append(tables.cell(other[max(other)]) if other else tables.Cell())
+        rows.append(tables.Row(model.name, tuple(cells), tables.origin(model), colours.get(model.name)))
+    return rows
+
+
+def image_tables(models: Sequence[Model], colours: Mapping[str, int]) -> list[tables.Table]:
+    """Summary, Fréchet distance over NFE, differences."""
+    steps = tables.budgets(models, "frechet")
+    found = [
+        tables.curve_table(models, "frechet", "Fréchet distance by NFE (lower is better)", colours, IMAGE_FLOOR),
+        tables.difference_table(models, "frechet", "Difference in Fréchet distance at the same NFE", colours),
+    ]
+    if steps:
+        names = ("bits/dim", "Fréchet, fewest NFE", "Fréchet, most NFE", "precision", "recall")
+        rows = _summary_rows(models, "frechet", "bits_per_dim", ("precision", "recall"), colours)
+        rows = list(tables.mark_best(rows, {1: True, 2: True, 3: False, 4: False}))
+        note = "Each model at its own fewest and most evaluations; bits/dim by the probability-flow ODE where defined."
+        found.insert(0, tables.Table("Image models side by side", names, tuple(rows), note))
+    return [table for table in found if not table.empty]
+
+
+def frontier_chart(models: Sequence[Model], colours: Mapping[str, int]) -> Chart | None:
+    """Generative perplexity against entropy, one point per NFE: down and to the right is better."""
+    series = []
+    for model in models:
+        perplexity, entropy = model.curve("generative_perplexity"), model.curve("entropy")
+        shared = [k for k in perplexity if k in entropy]
+        if shared:
+            series.append(
+                Series(
+                    model.name,
+                    tuple(entropy[k].mean for k in shared),
+                    tuple(perplexity[k].mean for k in shared),
+                    notes=tuple(str(k) for k in shared),
+                    **_style(model, colours),  # type: ignore[arg-type]
+                )
+            )
+    if not series:
+        return None
+    floors = [tables.floor_reading(models, name) for name in ("entropy", "generative_perplexity")]
+    if floors[0] is not None and floors[1] is not None:
+        point = Series(TEXT_FLOOR, (floors[0].mean,), (floors[1].mean,), colour=7, marker="cross", notes=("real",))
+        series.append(point)
+    x = Axis("entropy of the generated tokens, nats")
+    y = Axis("perplexity under the judge (lower is better)", "log")
+    said = "Frontier of generative perplexity and entropy. " + "; ".join(
+        f"{s.label}: perplexity {number(min(s.y))} to {number(max(s.y))}, entropy {min(s.x):.2f} to {max(s.x):.2f}"
+        for s in series
+    )
+    return Chart(
+        "Frontier: perplexity and entropy",
+        line_chart(series, x, y, description=said, size=NARROW),
+        line_chart(series, x, y, description=said, size=WIDE),
+        _legend(series),
+        "Numbers beside the points are NFE. Low perplexity at low entropy is dull text, not good text: read both.",
+    )
+
+
+def text_charts(models: Sequence[Model], colours: Mapping[str, int]) -> dict[str, list[Chart]]:
+    """The frontier (`lead`) and curves over NFE (`more`)."""
+    lead = frontier_chart(models, colours)
+    more = [
+        nfe_chart(models, metric, title, unit, colours, floor_name=TEXT_FLOOR)
+        for metric, title, unit in (
+            ("generative_perplexity", "Generative perplexity", "perplexity under the judge (lower is better)"),
+            ("entropy", "Entropy", "entropy of generated tokens, nats"),
+            ("jensen_shannon", "N-gram divergence", "Jensen–Shannon from held-out text"),
+            ("dictionary_share", "Real words", "share of words in the training vocabulary"),
+        )
+    ]
+    return {"lead": [lead] if lead else [], "more": [chart for chart in more if chart]}
+
+
+def text_tables(models: Sequence[Model], colours: Mapping[str, int]) -> list[tables.Table]:
+    """Likelihood with the gap to the best exact model, then perplexity and entropy over NFE."""
+    scored = [(m, m.reading("bits_per_char")) for m in models]
+    exact = [(m, r) for m, r in scored if r is not None and r.kind == "exact"]
+    base = min(exact, key=lambda entry: entry[1].mean) if exact else None
+    rows = []
+    for model, reading in scored:
+        gap = tables.Cell()
+        if base is not None and reading is not None and model is not base[0]:
+            gap = tables.difference_cell(reading, base[1], lower_is_better=True)
+        cells = (tables.likelihood_cell(reading), tables.likelihood_cell(model.reading("perplexity")), gap)
+        rows.append(tables.Row(model.name, cells, tables.origin(model), colours.get(model.name)))
+    against = f"minus {base[0].name}, bits/char" if base else "difference"
+    likelihood = tables.Table(
+        "Held-out likelihood (lower is better)",
+        ("bits/char", "perplexity per token", against),
+        tables.mark_best(rows, {0: True, 1: True}),
+        "Exact: the model’s own probability. Bound: the model is at least this good. 95 % intervals in brackets.",
+    )
+    found = [
+        likelihood,
+        tables.curve_table(
+            models, "generative_perplexity", "Generative perplexity by NFE (read with entropy)", colours, TEXT_FLOOR
+        ),
+        tables.curve_table(models, "entropy", "Entropy of generated tokens by NFE, nats", colours, TEXT_FLOOR),
+        tables.difference_table(
+            models, "generative_perplexity", "Difference in generative perplexity at the same NFE", colours
+        ),
+    ]
+    return [table for table in found if not table.empty]
+
+
+def smooth(values: Sequence[float], bins: int) -> tuple[list[float], list[float]]:
+    """Bin means: (relative position of each bin's centre in 0 … 1, mean); non-finite values are left out."""
+    data = np.asarray(values, dtype=np.float64)
+    edges = np.linspace(0, len(data), min(bins, len(data)) + 1).round().astype(int)
+    centres, means = [], []
+    for low, high in pairwise(edges):
+        part = data[low:high][np.isfinite(data[low:high])]
+        if len(part):
+            centres.append((low + high - 1) / 2 / max(len(data) - 1, 1))
+            means.append(float(part.mean()))
+    return centres, means
+
+
+def training_charts(models: Sequence[Model], colours: Mapping[str, int], bins: int = 60) -> list[tuple[Model, Chart]]:
+    """The loss of each model over its training steps, averaged in bins."""
+    found = []
+    for model in models:
+        loss = model.history.get("loss") or model.history.get("total") or ()
+        steps = model.history.get("step") or tuple(range(len(loss)))
+        if not loss or len(steps) != len(loss):
+            continue
+        places, means = smooth(loss, bins)
+        first, last = steps[0], steps[-1]
+        x = tuple(first + p * (last - first) for p in places)
+        series = [Series(model.name, x, tuple(means), colour=colours.get(model.name, 0), marker="none")]
+        spread = max(means) / min(means) if means and min(means) > 0 else math.inf
+        y = Axis("loss", "log" if 4 < spread < math.inf else "linear")
+        said = f"Training loss of {model.name}: from {number(means[0])} to {number(means[-1])} over {last:.0f} steps"
+        drawing = line_chart(series, Axis("step"), y, description=said, size=Size(400, 230))
+        found.append((model, Chart(model.name, drawing, None, ())))
+    return found

@@ -1,0 +1,326 @@
+"""What the report reads: every artefact of the pipeline, gathered into frozen records.
+
+A missing or unreadable piece is no error here: the field stays empty and `Sources.problems` says what could not be
+read, so that a report of half a pipeline is still a report. Nothing in this package imports torch.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from safetensors import safe_open
+
+Bytes = NDArray[np.uint8]
+"""An array of 8-bit pixels."""
+
+MODALITIES = ("images", "text")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One measured value with its spread.
+
+    Attributes:
+        mean: the value.
+        sd: standard deviation over repetitions (seeds), or None.
+        se: standard error of the mean, or None.
+        n: number of repetitions or samples behind `mean`.
+        kind: `exact`, `estimate` or `bound` where the metric is a likelihood, else empty.
+        values: the repetitions themselves in the order of their seeds, empty where the artefact has none.
+    """
+
+    mean: float
+    sd: float | None = None
+    se: float | None = None
+    n: int | None = None
+    kind: str = ""
+    values: tuple[float, ...] = ()
+
+    @classmethod
+    def parse(cls, raw: Any) -> Reading | None:
+        """Read a number or a mapping with a `mean`; anything else, or a non-finite mean, gives None."""
+        if isinstance(raw, bool):
+            return None
+        if isinstance(raw, int | float):
+            return cls(float(raw)) if math.isfinite(raw) else None
+        if not isinstance(raw, Mapping):
+            return None
+        mean = _finite(raw.get("mean"))
+        if mean is None:
+            return None
+        values = raw.get("values")
+        numbers = tuple(map(float, values)) if isinstance(values, list) else ()
+        n = raw.get("n")
+        return cls(
+            mean,
+            _finite(raw.get("sd")),
+            _finite(raw.get("se")),
+            int(n) if isinstance(n, int | float) and math.isfinite(n) else None,
+            str(raw.get("kind", "")),
+            numbers,
+        )
+
+
+@dataclass(frozen=True)
+class ImageTrajectory:
+    """States on the way from noise to data: `t` (K,) and `states` (K, N, C, H, W) uint8."""
+
+    t: tuple[float, ...]
+    states: Bytes
+
+
+@dataclass(frozen=True)
+class TextStep:
+    """The text of one sequence at time `t`."""
+
+    t: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Model:
+    """One trained model or student with everything that its stages left behind."""
+
+    name: str
+    modality: str
+    teacher: str | None
+    settings: Mapping[str, Any]
+    parameters: int | None = None
+    history: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    seeds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    samples: Mapping[int, Bytes] = field(default_factory=dict)
+    trajectory: ImageTrajectory | None = None
+    text_samples: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    text_trajectory: tuple[TextStep, ...] = ()
+
+    def reading(self, metric: str) -> Reading | None:
+        """A metric that has one value, or None."""
+        return Reading.parse(self.metrics.get(metric))
+
+    def curve(self, metric: str) -> dict[int, Reading]:
+        """A metric measured at several NFE, sorted by NFE; empty where it was not measured."""
+        raw = self.metrics.get(metric)
+        if not isinstance(raw, Mapping):
+            return {}
+        by_seed = self.seeds.get(metric)
+        found: dict[int, Reading] = {}
+        for key in sorted((k for k in raw if str(k).isdigit()), key=int):
+            reading = Reading.parse(raw[key])
+            if reading is None:
+                continue
+            values = by_seed.get(str(key)) if isinstance(by_seed, Mapping) else None
+            if isinstance(values, list) and not reading.values:
+                reading = replace(reading, values=tuple(map(float, values)))
+            found[int(key)] = reading
+        return found
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Everything that the page shows."""
+
+    params: Mapping[str, Any]
+    models: tuple[Model, ...] = ()
+    cards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    judges: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    real_images: Bytes | None = None
+    mask_symbol: str | None = None
+    stages: Mapping[str, Any] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+
+    def of(self, modality: str) -> tuple[Model, ...]:
+        """The models of one modality, teachers before their students."""
+        return tuple(model for model in self.models if model.modality == modality)
+
+    def model(self, name: str | None) -> Model | None:
+        """The model of that name, or None."""
+        return next((model for model in self.models if model.name == name), None)
+
+
+class _Reader:
+    """Reads files below a root; what cannot be read is noted by its relative path."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.problems: list[str] = []
+
+    def _attempt(self, path: str, read: Any, empty: Any) -> Any:
+        file = self.root / path
+        if not file.is_file():
+            return empty
+        try:
+            return read(file)
+        except Exception as error:  # any parser's error becomes a visible note on the page
+            self.problems.append(f"{path} could not be read ({type(error).__name__})")
+            return empty
+
+    def json(self, path: str) -> dict[str, Any]:
+        value = self._attempt(path, lambda file: json.loads(file.read_text("utf-8")), {})
+        return value if isinstance(value, dict) else {}
+
+    def yaml(self, path: str) -> dict[str, Any]:
+        value = self._attempt(path, lambda file: yaml.safe_load(file.read_text("utf-8")), {})
+        return value if isinstance(value, dict) else {}
+
+    def columns(self, path: str) -> dict[str, tuple[float, ...]]:
+        """A CSV as columns of floats; columns with a cell that is no number are left out."""
+        return dict(self._attempt(path, _read_columns, {}))
+
+    def tensors(self, path: str, limit: int | None = None) -> dict[str, NDArray[Any]]:
+        return dict(self._attempt(path, lambda file: _read_tensors(file, limit), {}))
+
+    def parameter_count(self, path: str) -> int | None:
+        count = self._attempt(path, _count_parameters, None)
+        return int(count) if count is not None else None
+
+
+def _finite(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _read_columns(file: Path) -> dict[str, tuple[float, ...]]:
+    with file.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    columns: dict[str, tuple[float, ...]] = {}
+    for name in rows[0] if rows else ():
+        cells = [row.get(name) for row in rows]
+        try:
+            columns[name] = tuple(float(cell) if cell else math.nan for cell in cells)
+        except ValueError:
+            continue
+    return columns
+
+
+def _read_tensors(file: Path, limit: int | None) -> dict[str, NDArray[Any]]:
+    """All tensors of a safetensors file, of each at most `limit` leading rows."""
+    with safe_open(str(file), framework="numpy") as archive:  # type: ignore[no-untyped-call]
+        found = {}
+        for name in sorted(archive.keys()):
+            rows = archive.get_slice(name)
+            size = rows.get_shape()[0] if rows.get_shape() else 0
+            found[name] = rows[:] if limit is None or size <= limit else rows[:limit]
+        return found
+
+
+def _count_parameters(file: Path) -> int:
+    """Number of weights in a safetensors file, from its header alone (8-byte length, then JSON)."""
+    with file.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        header = json.loads(stream.read(min(length, 1 << 26)))
+    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+
+
+def _text_samples(raw: Any) -> dict[int, tuple[str, ...]]:
+    if not isinstance(raw, Mapping):
+        return {}
+    texts = {int(k): tuple(map(str, v)) for k, v in raw.items() if str(k).isdigit() and isinstance(v, list)}
+    return dict(sorted(texts.items()))
+
+
+def _text_trajectory(raw: Any) -> tuple[TextStep, ...]:
+    """Steps from t = 1 down to t = 0; `text` may be one string or a list, of which the first is shown."""
+    steps = []
+    for step in raw if isinstance(raw, list) else ():
+        if not isinstance(step, Mapping) or _finite(step.get("t")) is None:
+            continue
+        text = step.get("text", "")
+        steps.append(TextStep(float(step["t"]), str(text[0]) if isinstance(text, list) and text else str(text)))
+    return tuple(sorted(steps, key=lambda step: -step.t))
+
+
+def _image_samples(tensors: Mapping[str, NDArray[Any]]) -> dict[int, Bytes]:
+    found = {
+        int(key[4:]): value.astype(np.uint8)
+        for key, value in tensors.items()
+        if key.startswith("nfe_") and key[4:].isdigit() and value.ndim == 4
+    }
+    return dict(sorted(found.items()))
+
+
+def _image_trajectory(tensors: Mapping[str, NDArray[Any]]) -> ImageTrajectory | None:
+    t, states = tensors.get("times", tensors.get("t")), tensors.get("states")
+    if t is None or states is None or states.ndim != 5 or len(t) != len(states) or not len(t):
+        return None
+    order = np.argsort(-t, kind="stable")
+    return ImageTrajectory(tuple(float(v) for v in t[order]), states[order].astype(np.uint8))
+
+
+def _declared(params: Mapping[str, Any]) -> Iterator[tuple[str, str | None, Mapping[str, Any]]]:
+    """(name, teacher, settings) of every model in params: each teacher is followed by its students."""
+    models, students = params.get("models") or {}, params.get("students") or {}
+    for name, settings in models.items():
+        yield name, None, settings or {}
+        for student, options in students.items():
+            if (options or {}).get("teacher") == name:
+                yield student, name, options
+    for student, options in students.items():
+        if (options or {}).get("teacher") not in models:
+            yield student, (options or {}).get("teacher"), options or {}
+
+
+def _modality(params: Mapping[str, Any], settings: Mapping[str, Any], teacher: str | None) -> str:
+    named = settings.get("modality")
+    if named is None and teacher is not None:
+        named = ((params.get("models") or {}).get(teacher) or {}).get("modality")
+    return str(named) if named in MODALITIES else "images"
+
+
+def _read_model(
+    reader: _Reader, params: Mapping[str, Any], name: str, teacher: str | None, settings: Mapping[str, Any]
+) -> tuple[Model, str | None]:
+    folder = f"data/evaluations/{name}"
+    texts = reader.json(f"{folder}/texts.json")
+    mask = texts.get("mask")
+    model = Model(
+        name=name,
+        modality=_modality(params, settings, teacher),
+        teacher=teacher,
+        settings=settings,
+        parameters=reader.parameter_count(f"data/models/{name}/weights.safetensors"),
+        history=reader.columns(f"data/models/{name}/history.csv"),
+        metrics=reader.json(f"metrics/evaluate-{name}.json"),
+        seeds=reader.json(f"{folder}/seeds.json"),
+        samples=_image_samples(reader.tensors(f"{folder}/samples.safetensors", limit=256)),
+        trajectory=_image_trajectory(reader.tensors(f"{folder}/trajectory.safetensors")),
+        text_samples=_text_samples(texts.get("samples")),
+        text_trajectory=_text_trajectory(texts.get("trajectory")),
+    )
+    return model, mask if isinstance(mask, str) and mask else None
+
+
+def read_sources(root: Path, params: Mapping[str, Any]) -> Sources:
+    """Gather the artefacts below `root` (the project's working directory) for the run that `params` describes.
+
+    Args:
+        root: the folder that holds `data/`, `metrics/` and `dvc.yaml`.
+        params: plain mapping, the content of `params.yaml`.
+
+    Returns:
+        Sources; what is missing is empty, what is unreadable is named in `problems`.
+    """
+    reader = _Reader(root)
+    read = [_read_model(reader, params, *declared) for declared in _declared(params)]
+    real = reader.tensors("data/images/test.safetensors", limit=256).get("images")
+    return Sources(
+        params=params,
+        models=tuple(model for model, _ in read),
+        cards={kind: reader.json(f"data/{kind}/card.json") for kind in MODALITIES},
+        judges={kind: reader.json(f"metrics/judge-{kind}.json") for kind in MODALITIES},
+        real_images=real if real is not None and real.ndim == 4 else None,
+        mask_symbol=next((mask for _, mask in read if mask), None),
+        stages=reader.yaml("dvc.yaml").get("stages") or {},
+        problems=tuple(reader.problems),
+    )
