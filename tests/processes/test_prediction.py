@@ -9,6 +9,7 @@ import torch
 
 from isocline.processes.prediction import (
     DataPrediction,
+    DifferencePrediction,
     NoisePrediction,
     ScorePrediction,
     TrigFlowPrediction,
@@ -31,6 +32,7 @@ PREDICTIONS = [
     ScorePrediction(),
     VPrediction(),
     VelocityPrediction(),
+    DifferencePrediction(),
     TrigFlowPrediction(),
 ]
 SCHEDULES = [
@@ -63,7 +65,7 @@ def test_every_pair_converts(schedule, source, target) -> None:
 def test_targets_are_the_definitions(schedule) -> None:
     x0, noise, _, v = truth(schedule, torch.linspace(0.1, 0.9, 9, dtype=torch.float64))
     a, s, da, ds = (value[:, None] for value in v)
-    expected = [x0, noise, -noise / s, a * noise - s * x0, da * x0 + ds * noise]
+    expected = [x0, noise, -noise / s, a * noise - s * x0, da * x0 + ds * noise, noise - x0]
     for kind, value in zip(PREDICTIONS, expected, strict=False):
         torch.testing.assert_close(kind.target(x0, noise, v), value)
 

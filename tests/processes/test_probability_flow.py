@@ -12,7 +12,7 @@ from isocline.processes.gaussian import GaussianProcess
 from isocline.processes.grid import PowerGrid, UniformLogRatioGrid, UniformTimeGrid
 from isocline.processes.mixture import GaussianMixture
 from isocline.processes.prediction import NoisePrediction, VelocityPrediction
-from isocline.processes.probability_flow import AngleVariable, NoiseRatioVariable, TimeVariable
+from isocline.processes.probability_flow import AngleVariable, LinearPathVariable, NoiseRatioVariable, TimeVariable
 from isocline.processes.schedule import (
     EDMSchedule,
     LinearSchedule,
@@ -28,7 +28,7 @@ PROCESSES = [
     GaussianProcess(EDMSchedule(), NoisePrediction()),
     GaussianProcess(TrigFlowSchedule(0.5), VelocityPrediction(), t_max=0.98),
 ]
-VARIABLES = [TimeVariable(), NoiseRatioVariable(), AngleVariable()]
+VARIABLES = [TimeVariable(), NoiseRatioVariable(), LinearPathVariable(), AngleVariable()]
 GRIDS = [UniformTimeGrid(), UniformLogRatioGrid(), PowerGrid()]
 
 
@@ -71,8 +71,9 @@ def test_the_noise_ratio_ends_at_exactly_zero_and_zero_is_time_zero() -> None:
 
 def test_the_noise_ratio_refuses_a_start_without_signal() -> None:
     process = GaussianProcess(VPCosineSchedule(), VelocityPrediction())
-    with pytest.raises(ValueError, match="AngleVariable"):
+    with pytest.raises(ValueError, match="LinearPathVariable"):
         NoiseRatioVariable().start(process)
+    assert LinearPathVariable().start(process) == 1
     assert AngleVariable().start(process) == pytest.approx(torch.pi / 2)
 
 
@@ -87,7 +88,7 @@ def test_the_network_is_never_asked_below_t_min() -> None:
     process = PROCESSES[0]
     for variable in VARIABLES[1:]:
         variable.field(Denoiser(Spy(), process))(torch.tensor(0.0, dtype=D), torch.ones(1, 1), None)
-    assert asked == [process.t_min] * 2
+    assert asked == [process.t_min] * 3
 
 
 def test_the_power_grid_is_edms() -> None:
@@ -108,3 +109,14 @@ def test_the_log_ratio_grid_is_equidistant_in_lambda() -> None:
 def test_a_grid_without_steps_is_an_error() -> None:
     with pytest.raises(ValueError, match="n=0"):
         UniformTimeGrid()(PROCESSES[0], TimeVariable(), 0)
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=name)
+@pytest.mark.parametrize("variable", VARIABLES, ids=name)
+def test_a_grid_may_end_at_t_min_without_repeating_it(grid, variable) -> None:
+    process = PROCESSES[0]
+    end = float(variable.position(process, process.t_min))
+    positions = grid(process, variable, 8, end=end)
+    assert float(positions[-1]) == end
+    # Every step is a step: none is rounding.
+    assert (positions.diff() < -1e-3 * end).all()

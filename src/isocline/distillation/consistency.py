@@ -16,7 +16,7 @@ from isocline.processes.denoiser import Denoiser
 from isocline.processes.gaussian import GaussianProcess
 from isocline.processes.grid import AbstractTimeGrid, UniformTimeGrid
 from isocline.processes.prediction import DataPrediction
-from isocline.processes.probability_flow import AbstractVariable, AngleVariable
+from isocline.processes.probability_flow import AbstractVariable, LinearPathVariable
 from isocline.solvers.explicit import Euler
 from isocline.solvers.problem import ODEProblem
 from isocline.solvers.stepper import AbstractStepper
@@ -131,7 +131,7 @@ class ConsistencyDistillation(Distiller):
             raise ValueError(f"target_decay={target_decay} must be in [0, 1)")
         self.process = process
         self.stepper = Euler() if stepper is None else stepper
-        self.variable = AngleVariable() if variable is None else variable
+        self.variable = LinearPathVariable() if variable is None else variable
         self.grid = UniformTimeGrid() if grid is None else grid
         self.curriculum = DoublingCurriculum() if curriculum is None else curriculum
         self.target_decay = target_decay
@@ -148,7 +148,8 @@ class ConsistencyDistillation(Distiller):
             raise ValueError(f"{name} has σ(0) > 0, so f(x, 0) = x cannot hold; use a schedule with σ(0) = 0")
         if self.variable.end(self.process) > 0:
             raise ValueError(
-                f"{type(self.variable).__name__} ends at t_min={self.process.t_min}, not at t = 0; use AngleVariable"
+                f"{type(self.variable).__name__} ends at t_min={self.process.t_min}, not at t = 0; "
+                "use LinearPathVariable"
             )
 
     def forward(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> Loss:

@@ -20,28 +20,32 @@ __all__ = ["AbstractTimeGrid", "PowerGrid", "UniformLogRatioGrid", "UniformTimeG
 class AbstractTimeGrid(ABC):
     """``grid(process, variable, n)`` gives the ends of n steps in the variable's own time."""
 
-    def __call__(self, process: GaussianProcess, variable: AbstractVariable, n: int) -> Tensor:
+    def __call__(
+        self, process: GaussianProcess, variable: AbstractVariable, n: int, end: float | None = None
+    ) -> Tensor:
         """Return n + 1 strictly decreasing positions.
 
         Args:
             process: gives the schedule and the range of times.
             variable: gives the meaning of a position, its start and its end.
             n: number of steps.
+            end: the last position, the variable's end by default.
 
         Raises:
             ValueError: if n < 1.
         """
         if n < 1:
             raise ValueError(f"n={n} steps; a grid needs at least 1")
-        departures = variable.position(process, self._departures(process, variable, n))
+        end = variable.end(process) if end is None else end
+        departures = variable.position(process, self._departures(process, variable, n, end))
         positions = torch.empty(n + 1, dtype=torch.float64)
         positions[:n] = departures
         # Whatever a formula's rounding or clipping made of the ends, they are the variable's.
-        positions[0], positions[n] = variable.start(process), variable.end(process)
+        positions[0], positions[n] = variable.start(process), end
         return positions
 
     @abstractmethod
-    def _departures(self, process: GaussianProcess, variable: AbstractVariable, n: int) -> Tensor:
+    def _departures(self, process: GaussianProcess, variable: AbstractVariable, n: int, end: float) -> Tensor:
         """Return the times at which the n steps begin."""
 
 
@@ -52,17 +56,17 @@ def _spread(first: float, last: float, n: int, reaches_end: bool) -> Tensor:
     return torch.linspace(first, last, n, dtype=torch.float64)
 
 
-def _stops_at(process: GaussianProcess, variable: AbstractVariable, t: float) -> bool:
-    """Whether the variable's end lies at time t (and not below it)."""
+def _stops_at(process: GaussianProcess, variable: AbstractVariable, end: float, t: float) -> bool:
+    """Whether the end lies at time t (and not below it)."""
     # t went through λ and back: a relative 1e-9 is rounding, not a step.
-    return variable.end(process) >= float(variable.position(process, t)) * (1 - 1e-9)
+    return end >= float(variable.position(process, t)) * (1 - 1e-9)
 
 
 class UniformTimeGrid(AbstractTimeGrid):
     """Equidistant in t."""
 
-    def _departures(self, process: GaussianProcess, variable: AbstractVariable, n: int) -> Tensor:
-        last = float(variable.time(process, torch.tensor(variable.end(process), dtype=torch.float64)))
+    def _departures(self, process: GaussianProcess, variable: AbstractVariable, n: int, end: float) -> Tensor:
+        last = float(variable.time(process, torch.tensor(end, dtype=torch.float64)))
         return torch.linspace(process.t_max, last, n + 1, dtype=torch.float64)[:-1]
 
 
@@ -80,12 +84,12 @@ class UniformLogRatioGrid(AbstractTimeGrid):
             raise ValueError(f"max_log_ratio={max_log_ratio} must be above 0")
         self.max_log_ratio = max_log_ratio
 
-    def _departures(self, process: GaussianProcess, variable: AbstractVariable, n: int) -> Tensor:
+    def _departures(self, process: GaussianProcess, variable: AbstractVariable, n: int, end: float) -> Tensor:
         bound = self.max_log_ratio
         first = max(float(process.schedule.log_ratio(process.t_max)), -bound)
         last = min(float(process.schedule.log_ratio(process.t_min)), bound)
         stop = float(process.schedule.inverse_log_ratio(last))
-        times = process.schedule.inverse_log_ratio(_spread(first, last, n, _stops_at(process, variable, stop)))
+        times = process.schedule.inverse_log_ratio(_spread(first, last, n, _stops_at(process, variable, end, stop)))
         return _from_start(process, times)
 
 
@@ -105,11 +109,11 @@ class PowerGrid(AbstractTimeGrid):
             raise ValueError(f"rho={rho} must be above 0 and 0 < min_ratio={min_ratio} < max_ratio={max_ratio}")
         self.rho, self.min_ratio, self.max_ratio = rho, min_ratio, max_ratio
 
-    def _departures(self, process: GaussianProcess, variable: AbstractVariable, n: int) -> Tensor:
+    def _departures(self, process: GaussianProcess, variable: AbstractVariable, n: int, end: float) -> Tensor:
         ratios = (-process.schedule.log_ratio(torch.tensor([process.t_max, process.t_min], dtype=torch.float64))).exp()
         first, last = min(float(ratios[0]), self.max_ratio), max(float(ratios[1]), self.min_ratio)
         stop = float(process.schedule.inverse_log_ratio(-torch.tensor(last, dtype=torch.float64).log()))
-        roots = _spread(first ** (1 / self.rho), last ** (1 / self.rho), n, _stops_at(process, variable, stop))
+        roots = _spread(first ** (1 / self.rho), last ** (1 / self.rho), n, _stops_at(process, variable, end, stop))
         return _from_start(process, process.schedule.inverse_log_ratio(-self.rho * roots.log()))
 
 

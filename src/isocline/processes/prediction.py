@@ -23,6 +23,7 @@ __all__ = [
     "AbstractPrediction",
     "Coefficients",
     "DataPrediction",
+    "DifferencePrediction",
     "NoisePrediction",
     "Prediction",
     "ScorePrediction",
@@ -127,6 +128,15 @@ class VelocityPrediction(AbstractPrediction):
             values.dsigma.masked_fill(infinite, 1.0),
             one.masked_fill(infinite, 0.0),
         )
+
+
+class DifferencePrediction(AbstractPrediction):
+    """p = ε − x_0 under any schedule: the linear path's velocity (*Flow Matching*, Lipman et al., 2023)."""
+
+    def scaled_coefficients(self, values: ScheduleValues) -> Coefficients:
+        """Return (−1, 1, 1)."""
+        one = torch.ones_like(values.alpha)
+        return Coefficients(-one, one, one)
 
 
 class TrigFlowPrediction(AbstractPrediction):

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from isocline.processes.denoiser import AbstractDenoiser
 from isocline.processes.gaussian import GaussianProcess
-from isocline.processes.prediction import NoisePrediction, VPrediction
+from isocline.processes.prediction import DifferencePrediction, NoisePrediction, VPrediction
 from isocline.shapes import expand_like
 from isocline.solvers.problem import VectorField
 
-__all__ = ["AbstractVariable", "AngleVariable", "NoiseRatioVariable", "TimeVariable"]
+__all__ = ["AbstractVariable", "AngleVariable", "LinearPathVariable", "NoiseRatioVariable", "TimeVariable"]
 
-_NOISE, _V = NoisePrediction(), VPrediction()
+_NOISE, _DIFFERENCE, _V = NoisePrediction(), DifferencePrediction(), VPrediction()
 
 
 class AbstractVariable(ABC):
@@ -116,7 +116,7 @@ class NoiseRatioVariable(AbstractVariable):
         if bool((values.alpha <= 0).any()):
             raise ValueError(
                 f"variable=NoiseRatioVariable needs α(t) > 0, but {type(process.schedule).__name__} has α = 0 at "
-                f"t = {t}; use AngleVariable or TimeVariable, or a process with t_max < 1"
+                f"t = {t}; use LinearPathVariable or TimeVariable, or a process with t_max < 1"
             )
         return values.sigma / values.alpha
 
@@ -144,11 +144,52 @@ class NoiseRatioVariable(AbstractVariable):
         return 0.0
 
 
+class LinearPathVariable(AbstractVariable):
+    """y = x/(α + σ), s = σ/(α + σ), so that y = (1 − s) x_0 + s ε: every process as the linear path.
+
+    The field ε − x_0 is finite at both ends, s runs from at most 1 (α = 0) to exactly 0 (data), and an Euler step is
+    DDIM's. On the linear path it is `TimeVariable`. Where a stage falls below t_min the network is asked at t_min.
+
+    Source: the straight path of *Flow Matching for Generative Modeling*, Lipman et al., 2023; that all Gaussian paths
+    differ by scale and time alone, *Elucidating the Design Space*, Karras et al., 2022, App. B.
+    """
+
+    def position(self, process: GaussianProcess, t: Tensor | float) -> Tensor:
+        """Return σ/(α + σ)."""
+        values = process.schedule(t)
+        return values.sigma / (values.alpha + values.sigma)
+
+    def time(self, process: GaussianProcess, s: Tensor) -> Tensor:
+        """Return the time at which σ/(α + σ) = s."""
+        return process.schedule.inverse_log_ratio(torch.log1p(-s) - s.log()).clamp(min=0.0)
+
+    def scale(self, process: GaussianProcess, s: Tensor) -> Tensor:
+        """Return α + σ."""
+        values = process.schedule(self.time(process, s))
+        return values.alpha + values.sigma
+
+    def field(self, denoiser: AbstractDenoiser) -> VectorField:
+        """Return ε − x_0 at x = (α + σ) y."""
+        process = denoiser.process
+
+        def difference(s: Tensor, y: Tensor, cond: Any) -> Tensor:
+            t = self.time(process, s).clamp(process.t_min, process.t_max)
+            values = process.schedule(t)
+            scale = expand_like((values.alpha + values.sigma).to(y.dtype), y)
+            return denoiser.predict(t, y * scale, cond, _DIFFERENCE)
+
+        return difference
+
+    def end(self, process: GaussianProcess) -> float:
+        """Return 0."""
+        return 0.0
+
+
 class AngleVariable(AbstractVariable):
     """y = x/r with r = √(α² + σ²), s = φ = arctan(σ/α); the field is v/r, finite at both ends.
 
     On variance-preserving processes r = 1 and the field is the v-prediction, so that generation may run from α = 0 to
-    σ = 0 exactly. Where a stage falls below t_min the network is asked at t_min.
+    σ = 0 exactly. An Euler step is not DDIM's here. Where a stage falls below t_min the network is asked at t_min.
 
     Source: *Progressive Distillation for Fast Sampling of Diffusion Models*, Salimans & Ho, 2022, App. D.
     """

@@ -3,8 +3,9 @@
 from isocline.processes.probability_flow import (
     AbstractVariable,
     AngleVariable,
+    LinearPathVariable,
     NoiseRatioVariable,
     TimeVariable,
 )
 
-__all__ = ["AbstractVariable", "AngleVariable", "NoiseRatioVariable", "TimeVariable"]
+__all__ = ["AbstractVariable", "AngleVariable", "LinearPathVariable", "NoiseRatioVariable", "TimeVariable"]
