@@ -52,6 +52,7 @@ def test_help_names_every_command(capsys):
     [
         (["compose", "sead=1"], ["sead", "did you mean seed"]),
         (["compose", "seed=many"], ["seed", "expected int"]),
+        (["compose", "models.vp.process._target_=isocline.nowhere.X"], ["models.vp.process", "cannot be imported"]),
         (["compse"], ["compse", "--help"]),
         (["list", "solver"], ["solver", "solvers"]),
         (["sample", "flaw"], ["flaw", "isocline repro"]),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import inspect
+import logging
 import math
 import types
 import typing
@@ -247,6 +248,7 @@ def _object(key: str, node: Mapping[str, Any], config: Mapping[str, Any]) -> Ite
 def _locate(name: Any) -> Callable[..., Any]:
     from hydra.utils import get_object
 
+    logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it logs what it raises: one line is enough
     try:
         found = get_object(name)
     except Exception as error:
