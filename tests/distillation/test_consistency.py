@@ -23,7 +23,7 @@ from isocline.processes.denoiser import Denoiser
 from isocline.processes.gaussian import GaussianProcess
 from isocline.processes.mixture import GaussianMixture
 from isocline.processes.prediction import DataPrediction, NoisePrediction, VelocityPrediction
-from isocline.processes.probability_flow import NoiseRatioVariable, TimeVariable
+from isocline.processes.probability_flow import AngleVariable, NoiseRatioVariable, TimeVariable
 from isocline.processes.schedule import LinearSchedule, VESchedule, VPLinearSchedule
 from isocline.solvers.explicit import Heun
 
@@ -72,6 +72,12 @@ def test_the_true_flow_map_is_a_fixed_point_as_the_intervals_shrink(stepper, ord
     for before, after in itertools.pairwise(losses):
         assert before / after > 0.75 * 4 ** (order + 1) / 2
     assert losses[-1] < 1e-3
+
+
+def test_the_teachers_step_may_be_taken_in_a_scaled_state() -> None:
+    data, student = GAUSSIAN.sample(4000, draws(1)), FlowMap()
+    loss = distiller(64, student, variable=AngleVariable(), stepper=Heun())(student, Batch(data), draws(2))
+    assert float(loss.terms["mse"]) ** 0.5 < 1e-3
 
 
 def test_a_wrong_map_keeps_a_loss_and_its_gradient_points_home() -> None:
