@@ -65,6 +65,16 @@ def test_groups_stay_whole():
     assert [len(part.images) for part in splits.values()] == [39, 12, 9]
 
 
+def test_no_split_grows_beyond_its_size_when_groups_are_uneven():
+    groups = [g for g in range(40) for _ in range(g % 7 + 1)]
+    data = LoadedImages(pool([0] * len(groups), groups))
+    splits = split_images(data, {"train": None, "judge": 11, "test": 10}, draws())
+    assert len(splits["judge"].images) <= 11
+    assert len(splits["test"].images) <= 10
+    found = [{groups[i] for i in names(part)} for part in splits.values()]
+    assert len(found[0] | found[1] | found[2]) == sum(map(len, found))
+
+
 @pytest.mark.parametrize(
     ("sizes", "match"),
     [
