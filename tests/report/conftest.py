@@ -137,7 +137,7 @@ def write_images(root: Path, name: str, level: float, fall: float, rng: np.rando
     times = np.linspace(1, 0, 17)
     clean, noise = images(8, 0.0, rng), rng.integers(0, 256, (8, 1, 28, 28))
     states = np.stack([((1 - t) * clean + t * noise).astype(np.uint8) for t in times])
-    save_file({"times": times, "states": states}, folder / "trajectory.safetensors")
+    save_file({"t": times, "states": states}, folder / "trajectory.safetensors")
 
 
 def write_text(root: Path, name: str, bits: float, kind: str, rng: np.random.Generator) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isocline.report import charts, pictures, tables
-from isocline.report.figures import tick_label
+from isocline.report.figures import log_ticks, tick_label
 from isocline.report.page import model_colours, pieces
 from isocline.report.sources import Model, Sources, read_sources
 
@@ -55,8 +55,8 @@ def _plain_axes(axes: Axes) -> None:
     axes.tick_params(colors=SOFT, length=0, labelsize=9)
     axes.grid(axis="y", color=LINE, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.xaxis.set_minor_locator(NullLocator())
     for axis in (axes.xaxis, axes.yaxis):
+        axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(FuncFormatter(lambda value, _: tick_label(round(value, 6))))
 
 
@@ -69,7 +69,8 @@ def export_curve(sources: Sources, modality: str, metric: str, label: str, path:
     figure = _figure(7.2, 3.9)
     axes = figure.add_subplot()
     axes.set_xscale("log", base=2)
-    if all(v > 0 for s in series for v in s.low):
+    logarithmic = all(v > 0 for s in series for v in s.low)
+    if logarithmic:
         axes.set_yscale("log")
     _plain_axes(axes)
     for s in series:
@@ -91,6 +92,8 @@ def export_curve(sources: Sources, modality: str, metric: str, label: str, path:
         axes.axhline(floor.mean, color=INK, linewidth=1, linestyle=(0, (1, 2)))
         axes.annotate("real data", (1, floor.mean), xycoords=("axes fraction", "data"), ha="right", va="bottom",
                       fontsize=8.5, color=INK)  # fmt: skip
+    if logarithmic:
+        axes.set_yticks(log_ticks(*axes.get_ylim()))
     axes.set_xticks(sorted({x for s in series for x in s.x}))
     axes.set_xlabel("function evaluations per sample", color=SOFT, fontsize=9.5)
     axes.set_title(label, loc="left", color=INK, fontsize=10.5)

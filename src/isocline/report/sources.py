@@ -11,7 +11,7 @@ import json
 import math
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,6 @@ class Model:
     parameters: int | None = None
     history: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
-    seeds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     samples: Mapping[int, Bytes] = field(default_factory=dict)
     trajectory: ImageTrajectory | None = None
     text_samples: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
@@ -113,17 +112,8 @@ class Model:
         raw = self.metrics.get(metric)
         if not isinstance(raw, Mapping):
             return {}
-        by_seed = self.seeds.get(metric)
-        found: dict[int, Reading] = {}
-        for key in sorted((k for k in raw if str(k).isdigit()), key=int):
-            reading = Reading.parse(raw[key])
-            if reading is None:
-                continue
-            values = by_seed.get(str(key)) if isinstance(by_seed, Mapping) else None
-            if isinstance(values, list) and not reading.values:
-                reading = replace(reading, values=tuple(map(float, values)))
-            found[int(key)] = reading
-        return found
+        pairs = {int(k): Reading.parse(v) for k, v in raw.items() if str(k).isdigit()}
+        return {k: v for k, v in sorted(pairs.items()) if v is not None}
 
 
 @dataclass(frozen=True)
@@ -251,7 +241,7 @@ def _image_samples(tensors: Mapping[str, NDArray[Any]]) -> dict[int, Bytes]:
 
 
 def _image_trajectory(tensors: Mapping[str, NDArray[Any]]) -> ImageTrajectory | None:
-    t, states = tensors.get("times", tensors.get("t")), tensors.get("states")
+    t, states = tensors.get("t"), tensors.get("states")
     if t is None or states is None or states.ndim != 5 or len(t) != len(states) or not len(t):
         return None
     order = np.argsort(-t, kind="stable")
@@ -292,7 +282,6 @@ def _read_model(
         parameters=reader.parameter_count(f"data/models/{name}/weights.safetensors"),
         history=reader.columns(f"data/models/{name}/history.csv"),
         metrics=reader.json(f"metrics/evaluate-{name}.json"),
-        seeds=reader.json(f"{folder}/seeds.json"),
         samples=_image_samples(reader.tensors(f"{folder}/samples.safetensors", limit=256)),
         trajectory=_image_trajectory(reader.tensors(f"{folder}/trajectory.safetensors")),
         text_samples=_text_samples(texts.get("samples")),
