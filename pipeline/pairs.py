@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.progress import track
 from safetensors.torch import save_file
 
 from isocline.app.artifacts import load_model
 from isocline.processes.denoiser import Denoiser
 from isocline.randomness import derive_seed, sample_noise
 from isocline.tracking.stage import StageRun
-
-from rich.progress import track
 
 
 def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:

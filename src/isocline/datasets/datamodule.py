@@ -73,7 +73,8 @@ class StepBatches(IterableDataset[Batch]):
         self._orders: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
-        return self.steps - self.start_step
+        """Return all steps, also those before ``start_step``: Lightning goes on counting where it was interrupted."""
+        return self.steps
 
     def __iter__(self) -> Iterator[Batch]:
         for step in range(self.start_step, self.steps):

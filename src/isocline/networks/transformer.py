@@ -201,6 +201,8 @@ class TokenTransformer(nn.Module):
             raise ValueError(f"vocab_size = {vocab_size}: needs at least one symbol and the mask token")
         if classes and not time_conditioned:
             raise ValueError(f"classes = {classes} needs time_conditioned = true")
+        self.vocab_size = vocab_size
+        self.length = length
         self.embed = nn.Embedding(vocab_size, width)
         nn.init.normal_(self.embed.weight, std=0.02)
         self.condition = ConditionEmbedding(width, classes) if time_conditioned else None

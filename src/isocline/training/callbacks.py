@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -84,15 +85,15 @@ class History(Callback):
 
     Args:
         every: window in steps.
-        log: called as ``log(metrics, step)`` at the end of each window.
+        sink: called as ``sink(metrics, step)`` at the end of each window (Lightning itself sets ``log``).
 
     Attributes:
         rows: one dictionary per window with ``step``, ``loss``, ``lr`` and the loss terms by name.
     """
 
-    def __init__(self, every: int, log: Callable[[dict[str, float], int], None] | None = None) -> None:
+    def __init__(self, every: int, sink: Callable[[dict[str, float], int], None] | None = None) -> None:
         self.every = every
-        self.log = log
+        self.sink = sink
         self.rows: list[dict[str, float]] = []
         self.sums: dict[str, float] = {}
         self.count = 0
@@ -120,12 +121,12 @@ class History(Callback):
     def close(self, step: int, lr: float) -> None:
         """Append the window's row; raise if it is not finite (devices where each step is not checked)."""
         means = {name: total / self.count for name, total in self.collect().items()}
-        if not all(map(_finite, means.values())):
+        if not all(map(math.isfinite, means.values())):
             raise NonFiniteLossError(f"the loss is not finite before step {step}; lower optimizer.lr")
         self.rows.append({"step": step, "lr": lr, **means})
         self.sums, self.count = {}, 0
-        if self.log is not None:
-            self.log({"train_loss" if name == "loss" else f"train_{name}": v for name, v in means.items()}, step)
+        if self.sink is not None:
+            self.sink({"train_loss" if name == "loss" else f"train_{name}": v for name, v in means.items()}, step)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
@@ -134,10 +135,6 @@ class History(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore from a checkpoint."""
         self.rows, self.sums, self.count = state_dict["rows"], state_dict["sums"], state_dict["count"]
-
-
-def _finite(value: float) -> bool:
-    return value == value and abs(value) != float("inf")
 
 
 class LineProgress(Callback):

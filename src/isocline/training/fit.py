@@ -152,7 +152,16 @@ def _progress(label: str) -> Callback:
 
 
 def _quiet() -> None:
-    """Silence what is right here: no workers (data are in memory), data that restart at the checkpoint's step."""
+    """Silence what is right here: no workers (data are in memory), data that restart at the checkpoint's step, a
+    teacher and an average in evaluation mode.
+    """
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*resuming from a checkpoint.*", ".*GPU available.*"):
+    expected = (
+        "does not have many workers",
+        "resuming from a checkpoint",
+        "GPU available",
+        "in eval mode at the start",
+    )
+    lightning = ("`IterableDataset` has `__len__` defined", "isinstance.treespec, LeafSpec")
+    for message in (f".*{text}.*" for text in (*expected, *lightning)):
         warnings.filterwarnings("ignore", message=message)

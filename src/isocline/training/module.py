@@ -73,7 +73,7 @@ class GenerativeModule(LightningModule):
         self.warmup = warmup
         self.final_lr = final_lr
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of one batch; raise `NonFiniteLossError` before a bad step can reach the weights."""
         draws = generator(self.seed, "objective", self.global_step, device=self.device)
         loss: Loss = self.objective(self.network, Batch(*batch), draws)
@@ -85,10 +85,11 @@ class GenerativeModule(LightningModule):
         self.last_loss = loss
         return loss.total
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
-        """Update the average of the weights and whatever the objective keeps (a consistency target, say)."""
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then update the average and what the objective keeps: a checkpoint at the batch's end has them all."""
+        super().optimizer_step(*args, **kwargs)
         self.average.update(self.network)  # type: ignore[operator]
-        self.objective.after_step(self.network, self.global_step)
+        self.objective.after_step(self.network, self.global_step + 1)
 
     def configure_optimizers(self) -> Any:
         """Return the optimiser and its warm-up cosine schedule, stepped once per batch."""

@@ -1,0 +1,86 @@
+"""The Transformer: shapes, locality, causality, caching, zero initialisation."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from isocline.networks.transformer import PatchTransformer, TokenTransformer
+
+
+def perturbed(network: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    draws = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=draws))
+    return network.eval()
+
+
+@pytest.mark.parametrize(("channels", "size", "patch"), [(1, 28, 4), (3, 32, 8), (2, 8, 2)])
+def test_a_patch_transformer_returns_a_field_of_the_images_shape(channels: int, size: int, patch: int) -> None:
+    network = perturbed(PatchTransformer(channels, size, patch, 16, 2, 2))
+    x = torch.randn(3, channels, size, size)
+    assert network(torch.rand(3), x).shape == x.shape
+    assert torch.allclose(network(torch.tensor(0.3), x), network(torch.full((3,), 0.3), x), atol=1e-5)
+
+
+def test_a_fresh_field_is_zero_because_gates_and_head_start_at_zero() -> None:
+    network = PatchTransformer(1, 8, 2, 16, 2, 2)
+    assert torch.equal(network(torch.rand(4), torch.randn(4, 1, 8, 8)), torch.zeros(4, 1, 8, 8))
+
+
+def test_patches_are_put_back_where_they_came_from() -> None:
+    network = PatchTransformer(2, 8, 4, 32, 1, 2)
+    with torch.no_grad():  # embed each patch as itself, no blocks, read it out again
+        network.embed.weight.copy_(torch.eye(32).view(32, 2, 4, 4))
+        network.embed.bias.zero_()
+        network.trunk.positions.zero_()
+        network.head.weight.copy_(torch.eye(32))
+        network.trunk.norm = torch.nn.Identity()  # type: ignore[assignment]
+    x = torch.randn(2, 2, 8, 8)
+    assert torch.allclose(network(torch.rand(2), x), x, atol=1e-6)
+
+
+def test_the_time_matters_and_labels_matter() -> None:
+    network = perturbed(PatchTransformer(1, 8, 2, 16, 2, 2, classes=3))
+    x = torch.randn(2, 1, 8, 8)
+    t = torch.full((2,), 0.5)
+    none, zero, one = network(t, x), network(t, x, torch.tensor([0, 0])), network(t, x, torch.tensor([1, 1]))
+    assert not torch.allclose(zero, one)
+    assert not torch.allclose(none, zero)
+    assert torch.allclose(none, network(t, x, torch.tensor([3, 3])), atol=1e-6)
+    assert not torch.allclose(network(t, x), network(t + 0.1, x))
+
+
+def test_a_causal_network_does_not_look_ahead() -> None:
+    network = perturbed(TokenTransformer(11, 6, 16, 2, 2, causal=True, time_conditioned=False))
+    z = torch.randint(0, 11, (2, 6))
+    changed = z.clone()
+    changed[:, 4] = (changed[:, 4] + 1) % 11
+    a, b = network(None, z), network(None, changed)
+    assert torch.allclose(a[:, :4], b[:, :4], atol=1e-6)
+    assert not torch.allclose(a[:, 4:], b[:, 4:])
+
+
+def test_decoding_with_a_cache_gives_the_logits_of_the_full_forward() -> None:
+    network = perturbed(TokenTransformer(11, 6, 16, 2, 2, causal=True, time_conditioned=False))
+    z = torch.randint(0, 11, (3, 6))
+    cache, rows = network.empty_cache(3), []
+    for i in range(6):
+        logits, cache = network.decode_step(z[:, i], cache)
+        rows.append(logits)
+    assert torch.allclose(torch.stack(rows, 1), network(None, z), atol=1e-5)
+
+
+def test_a_bidirectional_network_has_no_cache() -> None:
+    with pytest.raises(ValueError, match="causal = true"):
+        TokenTransformer(11, 6, 16, 2, 2).empty_cache(2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [((1, 28, 5, 16, 2, 2), "patch = 5"), ((1, 28, 4, 16, 2, 3), "heads = 3"), ((1, 28, 4, 16, 0, 2), "depth = 0")],
+)
+def test_wrong_sizes_are_named(arguments: tuple[int, ...], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        PatchTransformer(*arguments)

@@ -1,0 +1,131 @@
+"""The whole pipeline at the smoke size: nothing runs twice, the same bits come twice, a kill costs nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pipeline")]
+
+
+def environment() -> dict[str, str]:
+    keep = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW", "DVC", "ISOCLINE", "OMP"))}
+    return {**keep, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+
+
+def call(where: Path, *command: str, check: bool = True) -> str:
+    done = subprocess.run(
+        command, cwd=where, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    assert done.returncode == 0 or not check, done.stdout[-6000:]
+    return done.stdout
+
+
+def ran(output: str) -> set[str]:
+    return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage '")}
+
+
+def digests(where: Path) -> dict[str, str]:
+    files = [p for top in ("data", "metrics", "plots", "reports") for p in sorted((where / top).rglob("*"))]
+    skip = {"runs.js"}
+    found = {
+        str(p.relative_to(where)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in files
+        if p.is_file() and p.name not in skip and ".git" not in p.name
+    }
+    return {**found, "dvc.lock": hashlib.sha256((where / "dvc.lock").read_bytes()).hexdigest()}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the working tree, composed for the smoke profile, run once."""
+    where = tmp_path_factory.mktemp("project")
+    listed = call(ROOT, "git", "ls-files", "--cached", "--others", "--exclude-standard").split("\n")
+    for name in filter(None, listed):
+        if name == "dvc.lock" or name.startswith(("metrics/", "plots/")) or not (ROOT / name).is_file():
+            continue
+        (where / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, where / name)
+    call(where, "git", "init", "-q")
+    call(where, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "add", "-A")
+    call(where, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "copy")
+    call(where, "isocline", "compose", "profile=smoke")
+    first = call(where, "isocline", "repro")
+    assert {"train@flow", "distill@sdtt", "evaluate-images@consistency", "report"} <= ran(first), first[-3000:]
+    return where
+
+
+def test_a_second_run_runs_nothing(project: Path) -> None:
+    assert ran(call(project, "dvc", "repro")) == set()
+
+
+def test_metrics_carry_their_uncertainty(project: Path) -> None:
+    images = json.loads((project / "metrics/evaluate-flow.json").read_text())
+    assert set(images["frechet"]) == {"1", "2", "4", "8", "16", "32"}
+    assert all(entry["sd"] > 0 and entry["n"] >= 2 for entry in images["frechet"].values())
+    assert images["bits_per_dim"]["se"] > 0
+    exact = json.loads((project / "metrics/evaluate-ar.json").read_text())["bits_per_char"]
+    bound = json.loads((project / "metrics/evaluate-masked.json").read_text())["bits_per_char"]
+    assert exact["kind"] == "exact"
+    assert "bound" in bound["kind"]
+    assert 0 < exact["mean"] < bound["mean"] < 8
+
+
+def test_changing_a_students_parameter_reruns_only_what_depends_on_it(project: Path) -> None:
+    before = digests(project)
+    original = (project / "params.yaml").read_text()
+    lock = (project / "dvc.lock").read_text()
+    try:
+        call(project, "isocline", "compose", "profile=smoke", "students.sdtt.optimizer.lr=0.0007")
+        output = call(project, "isocline", "repro")
+        assert ran(output) == {"distill@sdtt", "evaluate-text@sdtt", "report"}
+        after = digests(project)
+        changed = {name for name in after if after[name] != before.get(name)}
+        assert "data/models/sdtt/weights.safetensors" in changed
+        assert not any("flow" in name or "masked" in name for name in changed)
+    finally:
+        (project / "params.yaml").write_text(original)
+        back = call(project, "isocline", "repro")
+    assert ran(back) == set(), "going back must restore from the run cache"
+    assert (project / "dvc.lock").read_text() == lock
+    assert digests(project) == before
+
+
+def test_killing_the_pipeline_in_training_costs_nothing(project: Path) -> None:
+    before = digests(project)
+    slow = subprocess.Popen(
+        ["isocline", "repro", "-f", "-s", "train@masked"],
+        cwd=project,
+        env={**environment(), "ISOCLINE_CHECKPOINT_SECONDS": "0.2"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list((project / ".runs/train@masked").rglob("last.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(slow.pid, signal.SIGKILL)
+    slow.wait()
+    time.sleep(1.0)
+    output = call(project, "isocline", "repro", "-f", "-s", "train@masked")
+    assert "resuming at step" in output
+    assert digests(project) == before
+
+
+def test_forcing_everything_gives_the_same_bytes(project: Path) -> None:
+    before = digests(project)
+    output = call(project, "dvc", "repro", "-f")
+    assert "train@flow" in ran(output)
+    assert digests(project) == before
