@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from isocline.app.artifacts import build, load_model, load_tensors
-from isocline.app.evaluation_stage import accelerator, metrics_document, write_curve, write_json
+from isocline.app.artifacts import build, device_of, load_model, load_tensors
+from isocline.app.evaluation_stage import metrics_document, model_section, write_curve, write_json
 from isocline.app.judges import load_image_judge
 from isocline.datasets.storage import write_tensors
 from isocline.metrics.image_evaluation import evaluate_images
@@ -23,8 +23,8 @@ def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
     """Evaluate model ``item``: write its metrics, its curve over NFE, its samples and a trajectory."""
     assert item is not None
     settings: ImageSettings = build(params["evaluation"]["images"])
-    device, seed = accelerator(), derive_seed(params["seed"], "evaluate-images")
-    section = {**params.get("models", {}), **params.get("students", {})}[item]
+    device, seed = device_of(params["accelerator"]), derive_seed(params["seed"], "evaluate-images")
+    section = model_section(params, item)
     model = load_model(Path("data/models") / item, section["sampler"], device)
     train, test = (load_tensors(Path(f"data/images/{split}.safetensors")) for split in ("train", "test"))
     classes = model.config["network"].get("classes", 0)

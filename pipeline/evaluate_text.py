@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from isocline.app.artifacts import build, load_model, load_tensors
-from isocline.app.evaluation_stage import accelerator, metrics_document, write_curve, write_json
+from isocline.app.artifacts import build, device_of, load_model, load_tensors
+from isocline.app.evaluation_stage import metrics_document, model_section, write_curve, write_json
 from isocline.app.judges import load_text_judges
 from isocline.datasets.tokenizer import MASK_SHOWN, Tokenizer
 from isocline.metrics.settings import TextSettings
@@ -21,8 +21,8 @@ def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
     """Evaluate model ``item``: write its metrics, its curve over NFE, its texts and a trajectory."""
     assert item is not None
     settings: TextSettings = build(params["evaluation"]["text"])
-    device, seed = accelerator(), derive_seed(params["seed"], "evaluate-text")
-    section = {**params.get("models", {}), **params.get("students", {})}[item]
+    device, seed = device_of(params["accelerator"]), derive_seed(params["seed"], "evaluate-text")
+    section = model_section(params, item)
     model = load_model(Path("data/models") / item, section["sampler"], device)
     tokenizer = Tokenizer.load(Path("data/text/tokenizer.json"))
     train, test = (load_tensors(Path(f"data/text/{split}.safetensors")) for split in ("train", "test"))

@@ -11,7 +11,7 @@ import torch
 from rich.progress import track
 from safetensors.torch import save_file
 
-from isocline.app.artifacts import load_model
+from isocline.app.artifacts import device_of, load_model
 from isocline.processes.denoiser import Denoiser
 from isocline.randomness import derive_seed, sample_noise
 from isocline.tracking.stage import StageRun
@@ -22,7 +22,8 @@ def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
     assert item is not None
     section = params["students"][item]
     teacher_name, pairs = section["teacher"], section["pairs"]
-    teacher = load_model(Path("data/models") / teacher_name, params["models"][teacher_name]["sampler"])
+    device = device_of(params["accelerator"])
+    teacher = load_model(Path("data/models") / teacher_name, params["models"][teacher_name]["sampler"], device)
     denoiser = Denoiser(teacher.network, teacher.process)
     network = teacher.config["network"]
     shape = (network["channels"], network["size"], network["size"])
@@ -32,9 +33,9 @@ def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
         last = min(first + pairs["batch_size"], pairs["count"])
         x1 = sample_noise(seed, "pairs", range(first, last), shape)
         with torch.inference_mode():
-            solution = teacher.sampler.sample(denoiser, x1, pairs["nfe"])
+            solution = teacher.sampler.sample(denoiser, x1.to(device), pairs["nfe"])
         starts.append(x1)
-        ends.append(solution.final.float())
+        ends.append(solution.final.float().cpu())
         evaluations = int(solution.stats.nfe.max())
     directory = Path("data/pairs") / teacher_name
     directory.mkdir(parents=True, exist_ok=True)

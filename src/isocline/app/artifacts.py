@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-__all__ = ["LoadedModel", "build", "load_model", "load_tensors", "save_model", "write_history"]
+__all__ = ["LoadedModel", "build", "device_of", "load_model", "load_tensors", "save_model", "write_history"]
 
 WEIGHTS, CONFIG, HISTORY = "weights.safetensors", "model.yaml", "history.csv"
 
@@ -49,6 +49,20 @@ class LoadedModel:
 def build(section: Mapping[str, Any] | None, **kwargs: Any) -> Any:
     """Instantiate a configuration section by its ``_target_``; None stays None."""
     return None if section is None else instantiate(dict(section), **kwargs, _convert_="all")
+
+
+def device_of(accelerator: str) -> torch.device:
+    """Return the device that the key ``accelerator`` means outside training: ``auto`` takes a GPU where there is one.
+
+    Raises:
+        ValueError: if the machine lacks what the key demands.
+    """
+    if accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available()):
+        return torch.device("cpu")
+    found = torch.accelerator.current_accelerator(check_available=True)
+    if found is None or accelerator not in ("auto", "gpu", found.type):
+        raise ValueError(f"accelerator = {accelerator}: this machine has {found.type if found else 'none'}; use auto")
+    return found
 
 
 def build_parts(config: Mapping[str, Any]) -> tuple[nn.Module, Any, Any]:

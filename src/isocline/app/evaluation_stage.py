@@ -10,12 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from isocline.datasets.storage import write_bytes
 from isocline.metrics.uncertainty import Estimate
 
-__all__ = ["accelerator", "metrics_document", "write_curve", "write_json"]
+__all__ = ["metrics_document", "model_section", "write_curve", "write_json"]
 
 Curves = Mapping[str, Mapping[int, Estimate]]
 
@@ -55,9 +53,10 @@ def metrics_document(
     return document
 
 
-def accelerator() -> torch.device:
-    """Return the device that evaluations run on: a GPU where torch can use one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def model_section(params: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return the parameters of a model or student; a stage is shown the one side that dvc.yaml names for it."""
+    sides = (params[side] for side in ("models", "students") if side in params)
+    return next(side[name] for side in sides if name in side)
 
 
 def write_json(path: Path, document: Any) -> None:

@@ -85,11 +85,12 @@ class UNet(nn.Module):
         nn.init.zeros_(head.weight)
         nn.init.zeros_(cast(Tensor, head.bias))
         self.last = nn.Sequential(nn.GroupNorm(8, previous), nn.SiLU(), head)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, t: Tensor, x: Tensor, cond: Tensor | None = None) -> Tensor:
         """Evaluate at ``t`` ``()`` or ``(B,)`` and ``x`` ``(B, C, H, W)``; same shape out."""
         c = self.condition(t, cond)
-        h = self.first(x)
+        h = self.first(x.contiguous(memory_format=torch.channels_last))
         skips = []
         for block, shrink in zip(self.down, self.shrink, strict=True):
             h = block(h, c)
