@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,13 +10,11 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from PIL import Image
-from tokenizers import Tokenizer
-from tokenizers.decoders import Fuse
-from tokenizers.models import BPE
 
 from isocline import cli
 from isocline.app.artifacts import save_model
 from isocline.app.generate import resolve_model
+from isocline.datasets.tokenizer import CharacterTokenizer
 
 ROOT = Path(__file__).parents[2]
 PATCH = {"channels": 1, "size": 8, "patch": 4, "width": 8, "depth": 1, "heads": 2, "classes": 0}
@@ -46,10 +45,9 @@ def project(tmp_path, monkeypatch):
     save(tmp_path, "flow", "images", network, GAUSSIAN, {"_target_": "isocline.objectives.matching.DenoisingMatching"})
     network = {"_target_": "isocline.networks.transformer.TokenTransformer", **TOKENS}
     save(tmp_path, "masked", "text", network, ABSORBING, {"_target_": "isocline.objectives.masked.MaskedDiffusion"})
-    tokenizer = Tokenizer(BPE(vocab={letter: index for index, letter in enumerate("abcd ")}, merges=[]))
-    tokenizer.decoder = Fuse()
-    (tmp_path / "data" / "text").mkdir()
-    tokenizer.save(str(tmp_path / "data" / "text" / "tokenizer.json"))
+    CharacterTokenizer(6).train([], "abcd ").save(tmp_path / "data/text/tokenizer.json")
+    normalise = {"_target_": "isocline.datasets.text.Normalisation", "lowercase": True}
+    (tmp_path / "data/text/card.json").write_text(json.dumps({"normalise": normalise}))
     return tmp_path
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import io
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,34 +176,29 @@ def generate_text(name: str, root: Path, request: TextRequest) -> list[str]:
         ValueError: if the model is not one of text, the prompt is too long or holds unknown symbols.
     """
     import torch
-    from tokenizers import Tokenizer
 
+    from isocline.datasets.tokenizer import Tokenizer
     from isocline.randomness import generator
 
     model = _load(name, root, request.sampler, "text")
-    path = root / "data" / "text" / "tokenizer.json"
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing; run `isocline repro prepare-text`, or `dvc pull`")
-    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer = Tokenizer.load(root / "data" / "text" / "tokenizer.json")
     longest = int(model.config["network"]["length"])
     length = request.length or longest
     if length > longest:
         raise ValueError(f"--length {length} is more than the model's {longest} tokens")
-    ids = tokenizer.encode(request.prompt.lower()).ids if request.prompt else []
-    unknown = sorted(set(request.prompt.lower()) - set(tokenizer.decode(ids))) if request.prompt else []
-    if unknown:
+    try:
+        start = tokenizer.encode(_as_in_training(request.prompt, root))
+    except ValueError as error:
+        raise ValueError(f"--prompt {request.prompt!r}: {error}") from error
+    if len(start) >= length:
         raise ValueError(
-            f"--prompt holds {', '.join(map(repr, unknown))}, which the training text does not have; leave it out"
-        )
-    if len(ids) >= length:
-        raise ValueError(
-            f"--prompt takes {len(ids)} of {length} tokens; shorten it or raise --length (at most {longest})"
+            f"--prompt takes {len(start)} of {length} tokens; shorten it or raise --length (at most {longest})"
         )
     prompt = None
-    if ids:
+    if len(start):
         tokens, fixed = torch.zeros(request.count, length, dtype=torch.int64), torch.zeros(length, dtype=torch.bool)
-        tokens[:, : len(ids)] = torch.tensor(ids)
-        fixed[: len(ids)] = True
+        tokens[:, : len(start)] = start
+        fixed[: len(start)] = True
         prompt = (tokens, fixed.expand(request.count, length).clone())
     with torch.inference_mode():
         solution = model.sampler.sample(
@@ -213,4 +209,13 @@ def generate_text(name: str, root: Path, request: TextRequest) -> list[str]:
             generator(request.seed, "generate"),
             prompt=prompt,
         )
-    return [tokenizer.decode(row) for row in solution.final.tolist()]
+    return tokenizer.decode_batch(solution.final)
+
+
+def _as_in_training(prompt: str, root: Path) -> str:
+    """Simplify a prompt as the training text was (the data card says how)."""
+    from isocline.app.artifacts import build
+
+    card = root / "data" / "text" / "card.json"
+    normalise = build(json.loads(card.read_text()).get("normalise")) if card.exists() else None
+    return str(normalise(prompt)) if prompt and normalise else prompt
