@@ -17,7 +17,7 @@ import torch
 from isocline.datasets.batch import Batch
 from isocline.datasets.datamodule import StepBatches
 from isocline.networks.ema import ExponentialMovingAverage
-from isocline.networks.transformer import PatchTransformer
+from isocline.networks.unet import UNet
 from isocline.objectives.matching import DenoisingMatching
 from isocline.processes.gaussian import GaussianProcess
 from isocline.processes.prediction import VelocityPrediction
@@ -26,12 +26,12 @@ from isocline.randomness import generator
 from isocline.training.fit import FitSettings, fit
 from isocline.training.module import GenerativeModule, warmup_cosine
 
-BATCH = 64
+BATCH = 32
 
 
 def parts() -> tuple[torch.nn.Module, DenoisingMatching, partial[torch.optim.AdamW]]:
     torch.manual_seed(0)
-    network = PatchTransformer(1, 28, 4, 96, 4, 4)
+    network = UNet(1, 28, 16, (1, 2, 4))
     objective = DenoisingMatching(GaussianProcess(LinearSchedule(), VelocityPrediction()))
     return network, objective, partial(torch.optim.AdamW, lr=1e-3, fused=True)
 

@@ -89,7 +89,7 @@ def run_here(argv: list[str]) -> int:
     sys.path[:] = [path for path in sys.path if path != here]
     if Path("src/isocline").is_dir():  # a copy of the project (`dvc exp run --temp`) runs its own code
         sys.path.insert(0, str(Path("src").absolute()))
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.update({"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"})  # as in the stage server
     from isocline.app.stage_entry import run_stage
 
     return run_stage(*argv)

@@ -99,7 +99,7 @@ def test_a_dry_run_prints_and_writes_nothing(project, capsys):
 
 def test_a_refused_composition_leaves_the_old_file(project):
     (project / "params.yaml").write_text("seed: 1\n")
-    assert cli.run(["compose", "models.flow.network.heads=5"]) == 1
+    assert cli.run(["compose", "models.masked.network.heads=5"]) == 1
     assert (project / "params.yaml").read_text() == "seed: 1\n"
     assert sorted(path.name for path in project.iterdir()) == ["conf", "params.yaml"]
 

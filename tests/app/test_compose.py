@@ -82,14 +82,17 @@ def test_composing_twice_gives_the_same_bytes():
         ("threads=0", ["threads", "0", "range"]),
         ("models.flow.trainer.steps=0", ["models.flow.trainer", "steps", "0"]),
         ("models.flow.trainer.steps=many", ["models.flow.trainer.steps", "expected int", "many"]),
-        ("models.flow.network.width=97", ["models.flow.network", "heads", "width"]),
+        ("models.masked.network.width=97", ["models.masked.network", "heads", "width"]),
         ("models.flow.process.t_min=2.0", ["models.flow.process", "t_min"]),
         ("models.vp.process.schedule.beta_max=-1.0", ["models.vp.process.schedule", "beta_max"]),
         ("models.flow.optimizer.lr=-1.0", ["models.flow.optimizer", "learning rate"]),
         ("models.flow.ema.decay=1.5", ["models.flow.ema", "decay"]),
-        ("+models.flow.network.colour=red", ["models.flow.network.colour", "no such argument"]),
-        ("models.flow.network._target_=isocline.networks.unknown.Net", ["models.flow.network", "cannot be imported"]),
-        ("~models.flow.network.width", ["models.flow.network.width", "missing"]),
+        ("+models.masked.network.colour=red", ["models.masked.network.colour", "no such argument"]),
+        (
+            "models.masked.network._target_=isocline.networks.unknown.Net",
+            ["models.masked.network", "cannot be imported"],
+        ),
+        ("~models.masked.network.width", ["models.masked.network.width", "missing"]),
         ("students.reflow.teacher=flaw", ["students.reflow.teacher", "flaw"]),
         ("+students.sdtt.objective.teacher_steps=3", ["students.sdtt.objective", "teacher_steps"]),
         ("students.sdtt.objective={teacher_stops:3}", ["students.sdtt.objective.teacher_stops", "unknown key"]),
@@ -120,7 +123,7 @@ def test_the_number_of_further_problems_is_told(defaults):
 
 def test_a_whole_number_passes_for_a_real_one_and_not_the_reverse(defaults):
     assert "models.vp.process.schedule.beta_max" not in problems_of(defaults, "models.vp.process.schedule.beta_max", 20)
-    assert "models.flow.network.depth" in problems_of(defaults, "models.flow.network.depth", 2.5)
+    assert "models.masked.network.depth" in problems_of(defaults, "models.masked.network.depth", 2.5)
 
 
 def test_outside_a_project_the_cure_is_named(tmp_path):
@@ -135,8 +138,8 @@ def test_a_damaged_configuration_file_is_one_line(project):
 
 
 def test_a_default_that_has_no_file_is_named(project):
-    (project / "conf" / "network" / "patch_transformer.yaml").unlink()
-    with pytest.raises(ConfigurationError, match="patch_transformer"):
+    (project / "conf" / "network" / "unet.yaml").unlink()
+    with pytest.raises(ConfigurationError, match="unet"):
         compose([], project)
 
 

@@ -150,8 +150,17 @@ def sync() -> int:
     return 0
 
 
-def report() -> int:
+def report(
+    figures: Annotated[Path | None, typer.Option(help="write the page's figures as PNG to this folder instead")] = None,
+) -> int:
     """Write reports/index.html from the results at hand."""
     from isocline.app.repro import run_pipeline
 
+    if figures is not None:
+        from isocline.app.declaration import load_params
+        from isocline.report import export_figures
+
+        written = export_figures(_ROOT, load_params(_ROOT), figures)
+        print(f"{figures}: {len(written)} figures")
+        return 0 if written else 1
     return int(run_pipeline(["--single-item", "--force", "report"]) or 0)

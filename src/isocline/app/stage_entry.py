@@ -39,9 +39,14 @@ def thread_count(params: dict[str, Any]) -> int:
 
 
 def thread_environment(threads: int) -> dict[str, str]:
-    """Settings that OpenMP and BLAS read when they are loaded: waiting threads sleep instead of spinning."""
+    """Settings that OpenMP, BLAS and cuBLAS read when they are loaded.
+
+    Waiting threads spin for a moment and then sleep: sleeping at once slows a small network by a quarter on idle cores,
+    spinning on slows it five times on busy ones (docs/results/threads.md).
+    """
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    return {**dict.fromkeys(names, str(threads)), "OMP_WAIT_POLICY": "PASSIVE", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+    waiting = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"}
+    return {**dict.fromkeys(names, str(threads)), **waiting, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 
 
 def _set_threads(threads: int) -> None:

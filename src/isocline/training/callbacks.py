@@ -162,5 +162,5 @@ class LineProgress(Callback):
         assert isinstance(pl_module, GenerativeModule)
         self.printed = now
         left = (now - self.started) / max(1, step - self.first) * (pl_module.steps - step)
-        loss = float(pl_module.last_loss.total)
+        loss = pl_module.last_loss.total.item()
         print(f"{self.label}: step {step}/{pl_module.steps}, loss {loss:.4f}, about {left:.0f} s left", flush=True)
