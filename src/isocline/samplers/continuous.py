@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -40,12 +41,20 @@ class ContinuousSampler:
         stepper: an explicit method of `isocline.solvers`.
         grid: where the steps lie.
         variable: in which state and time the ODE is solved.
+        wrap: what is put around the denoiser first (clipping, say).
     """
 
-    def __init__(self, stepper: AbstractStepper, grid: AbstractTimeGrid, variable: AbstractVariable) -> None:
+    def __init__(
+        self,
+        stepper: AbstractStepper,
+        grid: AbstractTimeGrid,
+        variable: AbstractVariable,
+        wrap: Callable[[AbstractDenoiser], AbstractDenoiser] | None = None,
+    ) -> None:
         self.stepper = stepper
         self.grid = grid
         self.variable = variable
+        self.wrap = wrap
 
     def plan(self, nfe: int, evaluations: int = 1) -> Plan:
         """Return the stepper and number of steps that fit a budget.
@@ -90,6 +99,7 @@ class ContinuousSampler:
         Raises:
             ValueError: if the budget is too small, or the variable is not defined at t_max.
         """
+        denoiser = denoiser if self.wrap is None else self.wrap(denoiser)
         process, variable = denoiser.process, self.variable
         plan = self.plan(nfe, denoiser.evaluations)
         positions = self.grid(process, variable, plan.steps)
