@@ -83,7 +83,10 @@ def sleeping_pid(project: Path) -> int:
 
 
 def is_gone(pid: int) -> bool:
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def test_stage_sees_the_launchers_folder_environment_and_streams(tmp_path: Path, address: str) -> None:
