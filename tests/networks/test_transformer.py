@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from isocline.networks.transformer import PatchTransformer, TokenTransformer
+from isocline.networks.transformer import PatchTransformer, RelativeBias, TokenTransformer
 
 
 def perturbed(network: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
@@ -84,3 +84,31 @@ def test_a_bidirectional_network_has_no_cache() -> None:
 def test_wrong_sizes_are_named(arguments: tuple[int, ...], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         PatchTransformer(*arguments)
+
+
+def test_the_relative_bias_begins_with_heads_at_the_neighbours() -> None:
+    bias = RelativeBias(4, 6)(5)
+    assert bias.shape == (4, 5, 5)
+    assert [int(row.argmax()) for row in bias[0][1:]] == [0, 1, 2, 3]
+    assert [int(row.argmax()) for row in bias[1][:-1]] == [1, 2, 3, 4]
+    assert torch.equal(bias[2:].argmax(-1), torch.arange(5).expand(2, 5))
+    assert float(bias[0, 3, 1]) == -2.0  # one beyond the left neighbour, at slope 2
+
+
+def test_attention_follows_the_relative_bias() -> None:
+    torch.manual_seed(0)
+    network = TokenTransformer(7, 6, 8, 1, 2, time_conditioned=False, relative=True)
+    block = network.trunk.blocks[0]
+    with torch.no_grad():  # every head at the left neighbour alone
+        block.attention.bias.table.fill_(-1e9)
+        block.attention.bias.table[:, 6 - 2] = 0.0
+    z = torch.tensor([[1, 2, 3, 4, 5]])
+    other = z.clone()
+    other[0, 1] = 6
+    changed = (network(None, z) - network(None, other)).abs().amax(-1)[0] > 1e-6
+    assert changed.tolist()[1:] == [True, True, False, False]  # the first position has no left neighbour
+
+
+def test_a_relative_bias_is_refused_where_attention_is_causal() -> None:
+    with pytest.raises(ValueError, match="relative = true"):
+        TokenTransformer(7, 6, 8, 1, 2, causal=True, time_conditioned=False, relative=True)

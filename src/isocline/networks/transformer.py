@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from isocline.networks.embedding import ConditionEmbedding
 
-__all__ = ["KeyValueCache", "PatchTransformer", "TokenTransformer", "Transformer"]
+__all__ = ["KeyValueCache", "PatchTransformer", "RelativeBias", "TokenTransformer", "Transformer"]
 
 
 class KeyValueCache(NamedTuple):
@@ -24,13 +24,40 @@ class KeyValueCache(NamedTuple):
     values: list[Tensor]
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention, bidirectional or causal."""
+class RelativeBias(nn.Module):
+    """A learned bias of attention logits per head and signed distance j − i (T5, Raffel et al., 2020, §2.1).
 
-    def __init__(self, width: int, heads: int, causal: bool) -> None:
+    It begins at −slope |j − i − offset| (ALiBi, Press et al., 2022, with a direction): head 0 looks at the left
+    neighbour, head 1 at the right one, the others at ever wider surroundings. From zero, a bidirectional network
+    stays at unigram frequencies for more than a thousand steps (docs/results/relative-bias.md).
+
+    Args:
+        heads: attention heads.
+        length: longest sequence L.
+    """
+
+    def __init__(self, heads: int, length: int) -> None:
+        super().__init__()
+        self.length = length
+        distance = torch.arange(1 - length, length, dtype=torch.float32)
+        offsets = torch.tensor([-1.0, 1.0, *[0.0] * heads][:heads])
+        slopes = torch.tensor([2.0, 2.0, *(2.0 * 4.0**-k for k in range(1, heads))][:heads])
+        self.table = nn.Parameter(-slopes[:, None] * (distance - offsets[:, None]).abs())
+
+    def forward(self, length: int) -> Tensor:
+        """Return the bias ``(heads, length, length)``, queries first."""
+        i = torch.arange(length, device=self.table.device)
+        return self.table[:, i - i[:, None] + self.length - 1]
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, bidirectional or causal; bidirectional with a relative bias where one is given."""
+
+    def __init__(self, width: int, heads: int, causal: bool, bias: RelativeBias | None = None) -> None:
         super().__init__()
         self.heads = heads
         self.causal = causal
+        self.bias = bias
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
@@ -43,7 +70,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Attend within a sequence; ``(B, L, D)`` to ``(B, L, D)``."""
         q, k, v = self.split(x)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        mask = None if self.bias is None else self.bias(x.shape[1]).to(q.dtype)
+        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=self.causal)
         return self.out(y.transpose(1, 2).reshape(x.shape))
 
 
@@ -53,9 +81,11 @@ class Block(nn.Module):
     Without a condition (``conditioned=False``) it is a plain pre-norm block with affine layer norms.
     """
 
-    def __init__(self, width: int, heads: int, causal: bool, conditioned: bool) -> None:
+    def __init__(
+        self, width: int, heads: int, causal: bool, conditioned: bool, bias: RelativeBias | None = None
+    ) -> None:
         super().__init__()
-        self.attention = Attention(width, heads, causal)
+        self.attention = Attention(width, heads, causal, bias)
         self.norm1 = nn.LayerNorm(width, elementwise_affine=not conditioned)
         self.norm2 = nn.LayerNorm(width, elementwise_affine=not conditioned)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU("tanh"), nn.Linear(4 * width, width))
@@ -92,13 +122,21 @@ class Transformer(nn.Module):
         heads: attention heads; must divide ``width``.
         causal: whether position i sees only positions up to i.
         conditioned: whether a condition vector modulates the blocks.
+        relative: whether every block has a `RelativeBias`; bidirectional only.
 
     Raises:
-        ValueError: if a size is not positive or ``heads`` does not divide ``width``.
+        ValueError: if a size is not positive, ``heads`` does not divide ``width``, or ``relative`` meets ``causal``.
     """
 
     def __init__(
-        self, length: int, width: int, depth: int, heads: int, causal: bool = False, conditioned: bool = True
+        self,
+        length: int,
+        width: int,
+        depth: int,
+        heads: int,
+        causal: bool = False,
+        conditioned: bool = True,
+        relative: bool = False,
     ) -> None:
         super().__init__()
         for name, value in (("length", length), ("width", width), ("depth", depth), ("heads", heads)):
@@ -106,8 +144,11 @@ class Transformer(nn.Module):
                 raise ValueError(f"{name} = {value}: must be a positive integer")
         if width % heads:
             raise ValueError(f"heads = {heads} does not divide width = {width}; choose a divisor of the width")
+        if relative and causal:
+            raise ValueError("relative = true is for bidirectional networks; set relative = false with causal = true")
         self.positions = nn.Parameter(0.02 * torch.randn(1, length, width))
-        self.blocks = nn.ModuleList([Block(width, heads, causal, conditioned) for _ in range(depth)])
+        biases = [RelativeBias(heads, length) if relative else None for _ in range(depth)]
+        self.blocks = nn.ModuleList([Block(width, heads, causal, conditioned, bias) for bias in biases])
         self.norm = nn.LayerNorm(width, elementwise_affine=not conditioned)
         self.modulation = nn.Linear(width, 2 * width) if conditioned else None
         if self.modulation is not None:
@@ -183,6 +224,7 @@ class TokenTransformer(nn.Module):
         time_conditioned: whether the time t modulates the network (masked diffusion does not need it: the time
             can be read off the number of masks).
         classes: number of class labels, 0 for none; needs ``time_conditioned``.
+        relative: whether attention has a learned bias by distance (bidirectional networks only).
     """
 
     def __init__(
@@ -195,6 +237,7 @@ class TokenTransformer(nn.Module):
         causal: bool = False,
         time_conditioned: bool = True,
         classes: int = 0,
+        relative: bool = False,
     ) -> None:
         super().__init__()
         if vocab_size < 2:
@@ -206,7 +249,7 @@ class TokenTransformer(nn.Module):
         self.embed = nn.Embedding(vocab_size, width)
         nn.init.normal_(self.embed.weight, std=0.02)
         self.condition = ConditionEmbedding(width, classes) if time_conditioned else None
-        self.trunk = Transformer(length, width, depth, heads, causal, conditioned=time_conditioned)
+        self.trunk = Transformer(length, width, depth, heads, causal, time_conditioned, relative)
         self.bias = nn.Parameter(torch.zeros(vocab_size))
 
     def forward(self, t: Tensor | None, z: Tensor, cond: Tensor | None = None) -> Tensor:
