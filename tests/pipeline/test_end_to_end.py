@@ -126,6 +126,6 @@ def test_killing_the_pipeline_in_training_costs_nothing(project: Path) -> None:
 
 def test_forcing_everything_gives_the_same_bytes(project: Path) -> None:
     before = digests(project)
-    output = call(project, "dvc", "repro", "-f")
+    output = call(project, "isocline", "repro", "-f")
     assert "train@flow" in ran(output)
     assert digests(project) == before

@@ -86,7 +86,7 @@ def jensen_shannon(texts: Sequence[str], reference: Sequence[str], n: int = 3) -
     if not total_left or not total_right:
         raise ValueError(f"no character {n}-grams on one side; the texts are empty or shorter than {n} characters")
     divergence = 0.0
-    for gram in left.keys() | right.keys():
+    for gram in {**left, **right}:  # in order of appearance: a set's order changes from process to process
         p, q = left[gram] / total_left, right[gram] / total_right
         middle = (p + q) / 2
         divergence += sum(0.5 * part * math.log2(part / middle) for part in (p, q) if part > 0)
