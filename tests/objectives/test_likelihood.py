@@ -40,7 +40,6 @@ def draws(seed: int = 0) -> torch.Generator:
         (GaussianProcess(VPLinearSchedule(), NoisePrediction(), t_min=1e-3), NoiseRatioVariable(), 0.02),
         (GaussianProcess(VPLinearSchedule(), NoisePrediction(), t_min=1e-3), LinearPathVariable(), 0.02),
     ],
-    ids=lambda value: type(getattr(value, "schedule", value)).__name__,
 )
 def test_the_flows_likelihood_is_the_mixtures_density(process, variable, tolerance: float) -> None:
     x = MIXTURE.sample(12, draws(1))

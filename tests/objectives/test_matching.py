@@ -64,8 +64,8 @@ class Shifted(torch.nn.Module):
         return self.exact(t, x) + self.delta * torch.stack([x[:, 1].sin(), 1 + x[:, 0]], 1)
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS, ids=str)
-@pytest.mark.parametrize("weighting", WEIGHTINGS, ids=lambda w: type(w).__name__)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_the_exact_posterior_mean_minimises_every_loss(prediction, weighting) -> None:
     process = GaussianProcess(VPCosineSchedule(), prediction, t_min=0.1, t_max=0.9)
     objective, network = DenoisingMatching(process, weighting, StratifiedTimes()), Shifted(process)
@@ -135,7 +135,7 @@ def test_the_condition_reaches_the_network_and_pairs_are_used() -> None:
     assert seen["t"].shape == (4,)
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS, ids=str)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_weights_mean_the_same_loss_whatever_the_network_predicts(prediction) -> None:
     t = torch.linspace(0.1, 0.9, 9, dtype=D)
     schedule = VPLinearSchedule()
@@ -179,7 +179,7 @@ PROCESS = GaussianProcess(VPLinearSchedule(), NoisePrediction(), t_min=0.1, t_ma
 LAWS = [UniformTimes(), StratifiedTimes(), LogitNormalTimes(0.3, 0.8), LogNormalNoiseTimes(0.0, 2.0)]
 
 
-@pytest.mark.parametrize("times", LAWS, ids=lambda law: type(law).__name__)
+@pytest.mark.parametrize("times", LAWS)
 def test_times_are_float64_within_the_range_and_repeatable(times) -> None:
     t = times(2000, PROCESS, draws(1))
     assert t.shape == (2000,)

@@ -98,7 +98,7 @@ def test_the_mixtures_density_obeys_the_continuity_equation(mixture: GaussianMix
 
 
 @pytest.mark.parametrize(
-    "prediction", [DataPrediction(), NoisePrediction(), ScorePrediction(), VPrediction(), VelocityPrediction()], ids=str
+    "prediction", [DataPrediction(), NoisePrediction(), ScorePrediction(), VPrediction(), VelocityPrediction()]
 )
 def test_a_denoiser_gives_the_exact_velocity_whatever_its_network_predicts(
     mixture: GaussianMixture, prediction

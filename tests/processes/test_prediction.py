@@ -53,15 +53,15 @@ def truth(schedule, t: torch.Tensor):
     return x0, noise, x, values
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
-@pytest.mark.parametrize(("source", "target"), itertools.product(PREDICTIONS, PREDICTIONS), ids=str)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(("source", "target"), itertools.product(PREDICTIONS, PREDICTIONS))
 def test_every_pair_converts(schedule, source, target) -> None:
     x0, noise, x, values = truth(schedule, torch.linspace(0.1, 0.9, 9, dtype=torch.float64))
     p, q = (kind.target(x0, noise, values) for kind in (source, target))
     torch.testing.assert_close(convert(p, x, values, source, target), q, rtol=1e-7, atol=1e-7)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("schedule", SCHEDULES)
 def test_targets_are_the_definitions(schedule) -> None:
     x0, noise, _, v = truth(schedule, torch.linspace(0.1, 0.9, 9, dtype=torch.float64))
     a, s, da, ds = (value[:, None] for value in v)
@@ -70,16 +70,16 @@ def test_targets_are_the_definitions(schedule) -> None:
         torch.testing.assert_close(kind.target(x0, noise, v), value)
 
 
-@pytest.mark.parametrize("source", [NoisePrediction(), ScorePrediction(), VPrediction(), VelocityPrediction()], ids=str)
-@pytest.mark.parametrize("schedule", [LinearSchedule(), VPLinearSchedule(), VPCosineSchedule()], ids=str)
+@pytest.mark.parametrize("source", [NoisePrediction(), ScorePrediction(), VPrediction(), VelocityPrediction()])
+@pytest.mark.parametrize("schedule", [LinearSchedule(), VPLinearSchedule(), VPCosineSchedule()])
 def test_data_without_noise_is_the_state_itself_whatever_the_network_says(schedule, source) -> None:
     x = torch.randn(2, 3, generator=torch.Generator().manual_seed(1))
     values = schedule(torch.zeros(2))
     assert torch.equal(convert(torch.full_like(x, 7.0), x, values, source, DataPrediction()), x)
 
 
-@pytest.mark.parametrize("source", [DataPrediction(), VPrediction(), VelocityPrediction()], ids=str)
-@pytest.mark.parametrize("schedule", [LinearSchedule(), VPCosineSchedule()], ids=str)
+@pytest.mark.parametrize("source", [DataPrediction(), VPrediction(), VelocityPrediction()])
+@pytest.mark.parametrize("schedule", [LinearSchedule(), VPCosineSchedule()])
 def test_pure_noise_is_the_state_itself_whatever_the_network_says(schedule, source) -> None:
     x = torch.randn(2, 3, generator=torch.Generator().manual_seed(1))
     values = schedule(torch.ones(2))

@@ -11,7 +11,7 @@ from isocline.processes.token_schedule import (
 )
 
 SCHEDULES = [LinearSurvival(), PolynomialSurvival(2.0), CosineSurvival(), GeometricSurvival()]
-schedules = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+schedules = pytest.mark.parametrize("schedule", SCHEDULES)
 
 
 @schedules

@@ -41,7 +41,6 @@ def noise(n: int = 16, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("process", "variable"),
     [(VP, LinearPathVariable()), (LINEAR, TimeVariable()), (COSINE, LinearPathVariable()), (COSINE, AngleVariable())],
-    ids=lambda v: type(getattr(v, "schedule", v)).__name__,
 )
 @pytest.mark.parametrize(("stepper", "order"), [(Euler(), 1), (Heun(), 2)], ids=["euler", "heun"])
 def test_samplers_have_their_steppers_order(process, variable, stepper, order: int) -> None:
@@ -72,7 +71,7 @@ def test_ddim_has_order_one_and_heun_two_in_the_noise_ratio(stepper, order: int)
     assert math.log2(errors[1] / errors[2]) == pytest.approx(order, abs=0.3), errors
 
 
-@pytest.mark.parametrize("variable", [NoiseRatioVariable(), LinearPathVariable()], ids=lambda v: type(v).__name__)
+@pytest.mark.parametrize("variable", [NoiseRatioVariable(), LinearPathVariable()])
 def test_euler_is_ddim(variable) -> None:
     denoiser, x1 = exact(VP), noise()
     solution = ContinuousSampler(Euler(), UniformTimeGrid(), variable).sample(denoiser, x1, 10, save_steps=True)
@@ -139,7 +138,6 @@ def test_the_flow_carries_noise_to_the_mixture(process, sampler) -> None:
         (Dopri5(), 8, 7),
         (Dopri5(), 6, 6),
     ],
-    ids=str,
 )
 def test_budgets_are_kept_and_counted_per_forward(stepper, nfe: int, spent: int) -> None:
     calls = 0
