@@ -185,9 +185,10 @@ class AbsorbingKernel(AbstractKernel):
         """
         real = torch.arange(self.vocab_size, device=logits.device) != self.mask
         log_probs = logits.masked_fill(~real, -torch.inf).log_softmax(-1)
-        copied = torch.nn.functional.one_hot(z, self.vocab_size).bool()
         visible = ~self.undecided(z).unsqueeze(-1)
-        return log_probs.masked_fill(visible & copied, 0.0).masked_fill(visible & ~copied, -torch.inf)
+        # The law of a visible token is 1 at its symbol; that of a masked one is 0 at the mask already.
+        certain = torch.zeros_like(visible, dtype=log_probs.dtype).masked_fill(~visible, -torch.inf)
+        return log_probs.masked_fill(visible, -torch.inf).scatter(-1, z.unsqueeze(-1), certain)
 
     def posterior(self, z: Tensor, s: Tensor, t: Tensor, probs: Tensor) -> Tensor:
         """A mask turns into x ~ p with probability (a_s − a_t)/(1 − a_t); visible tokens stay (Austin et al., 2021)."""

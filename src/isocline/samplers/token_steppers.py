@@ -58,7 +58,8 @@ class MixtureLeap(AbstractStepper):
 
     The hazard is integrated exactly: with probability (a_s − a_t)/(1 − a_t) a position is redrawn from p. That is the
     Euler step for the linear schedule, a probability for any schedule and any step, and 1 at s = 0, where every
-    position is drawn from p.
+    position is drawn from p. With an absorbing kernel the posterior itself is this mixture, so the leap is the
+    ancestral step, and draws a symbol only where one is revealed.
 
     Attributes:
         kernel: the corruption that is undone.
@@ -71,9 +72,11 @@ class MixtureLeap(AbstractStepper):
         generator = _generator(problem)
         survival = self.kernel.schedule.a
         jump = expand_like((survival(t1) - survival(t0)) / (1.0 - survival(t0)), y0)
-        drawn = draw_symbols(problem.evaluate(t0, y0), generator)
+        probs = problem.evaluate(t0, y0)
         leaps = uniforms(y0.shape, generator, y0.device) < jump
-        return StepResult(torch.where(leaps, drawn, y0), nfe=_needed(self.kernel.undecided(y0)))
+        drawn = y0.clone()
+        drawn[leaps] = draw_symbols(probs[leaps], generator)
+        return StepResult(drawn, nfe=_needed(self.kernel.undecided(y0)))
 
 
 @dataclass(frozen=True)
