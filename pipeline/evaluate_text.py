@@ -25,7 +25,7 @@ def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
     section = model_section(params, item)
     model = load_model(Path("data/models") / item, section["sampler"], device)
     tokenizer = Tokenizer.load(Path("data/text/tokenizer.json"))
-    train, test = (load_tensors(Path(f"data/text/{split}.safetensors")) for split in ("train", "test"))
+    train, valid, test = (load_tensors(Path(f"data/text/{split}.safetensors")) for split in ("train", "valid", "test"))
     run.dataset_file("data/text/test.safetensors", context="test")
     length, rows = test["tokens"].shape[1], settings.likelihood_sequences
     reference = TextReference(
@@ -49,18 +49,19 @@ def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
         "length": length,
         "likelihood_sequences": min(rows, len(test["tokens"])),
         "strata": settings.strata,
-        "floor": f"test sequences, {settings.sequences} a set",
+        "floor": f"validation sequences, {settings.sequences} a set",
         "sampler": section["sampler"],
     }
     more = {
         "bits_per_char": {**scored.bits_per_char.as_dict(), "kind": scored.kind},
         "perplexity": {**scored.perplexity.as_dict(), "kind": scored.kind},
     }
-    floor = text_floor(reference, settings.metrics.values(), test["tokens"], settings.sequences, settings.seeds, seed)
+    floor = text_floor(reference, settings.metrics.values(), valid["tokens"], settings.sequences, settings.seeds, seed)
     document = metrics_document(result.values, floor, protocol, **more)
     outputs = Path("data/evaluations") / item
     trajectory = [state._asdict() for state in result.trajectory]
     write_json(outputs / "texts.json", {"mask": MASK_SHOWN, "samples": result.texts, "trajectory": trajectory})
+    run.artifact(outputs / "texts.json", "samples")
     write_curve(Path(f"plots/nfe-{item}.csv"), result.estimates())
     write_json(Path(f"metrics/evaluate-{item}.json"), document)
     run.document(document)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from rich.progress import Progress
 
-from isocline.app.artifacts import build, load_tensors
-from isocline.app.judges import save_judge
+from isocline.app.artifacts import build, device_of, load_tensors
+from isocline.app.judge_files import save_judge
 from isocline.datasets.storage import write_json
 from isocline.metrics.judge_image import ImageJudge, train_image_judge
 from isocline.metrics.uncertainty import Estimate
@@ -28,7 +28,7 @@ def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
     run.dataset_file(DATA / "judge.safetensors", context="train")
     run.dataset_file(DATA / "test.safetensors", context="test")
     torch.manual_seed(derive_seed(seed, "weights"))
-    judge: ImageJudge = build(section["network"])
+    judge: ImageJudge = build(section["network"]).to(device_of(params["accelerator"]))
     began, every = time.perf_counter(), max(1, section["training"]["steps"] // 50)
     with Progress() as progress:
         task = progress.add_task("image judge", total=section["training"]["steps"])

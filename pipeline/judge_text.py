@@ -10,8 +10,8 @@ import torch
 from rich.progress import Progress
 from torch import nn
 
-from isocline.app.artifacts import build, load_tensors
-from isocline.app.judges import save_judge
+from isocline.app.artifacts import build, device_of, load_tensors
+from isocline.app.judge_files import save_judge
 from isocline.datasets.storage import write_json
 from isocline.metrics.judge_text import negative_log_likelihood, train_judge_ar
 from isocline.metrics.ngram import KneserNey
@@ -32,7 +32,7 @@ def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
     print(f"text judge: counting {section['order']}-grams of {len(train['tokens'])} rows", flush=True)
     ngram = KneserNey.fit(train["tokens"], section["network"]["vocab_size"], section["order"])
     torch.manual_seed(derive_seed(seed, "weights"))
-    network: nn.Module = build(section["network"])
+    network: nn.Module = build(section["network"]).to(device_of(params["accelerator"]))
     began, every = time.perf_counter(), max(1, section["training"]["steps"] // 50)
     with Progress() as progress:
         task = progress.add_task("text judge", total=section["training"]["steps"])
@@ -47,7 +47,7 @@ def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
     tokens, characters = (test[key][: section["test_rows"]] for key in ("tokens", "characters"))
     neural = bits_per_character(negative_log_likelihood(network, tokens), characters)
     counted = bits_per_character(ngram.negative_log_likelihood(tokens), characters)
-    save_judge(Path("data/judges/text"), network, section["network"], ngram)
+    save_judge(Path("data/judges/text"), network, section["network"], ngram.state_dict())
     document = {
         "bits_per_char": {**neural.as_dict(), "kind": "exact"},
         "bits_per_char_ngram": {**counted.as_dict(), "kind": "exact"},

@@ -8,7 +8,9 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["derive_seed", "generator", "sample_noise"]
+__all__ = ["Streams", "derive_seed", "generator", "normal", "sample_noise"]
+
+Streams = torch.Generator | Sequence[torch.Generator]
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
@@ -43,3 +45,22 @@ def sample_noise(seed: int, purpose: str, indices: Iterable[int], shape: Sequenc
         float32 noise of shape ``(len(indices), *shape)`` on the CPU.
     """
     return torch.stack([torch.randn(*shape, generator=generator(seed, purpose, index)) for index in indices])
+
+
+def normal(shape: Sequence[int], streams: Streams, like: Tensor) -> Tensor:
+    """Draw standard normal noise from one generator, or each sample's from its own.
+
+    Args:
+        shape: ``(B, *event)``.
+        streams: a generator, or B of them; with one per sample the draws do not depend on the batch.
+        like: gives dtype and device; the draw itself happens where the generator is.
+
+    Raises:
+        ValueError: if there are several generators, but not B.
+    """
+    if isinstance(streams, torch.Generator):
+        return torch.randn(*shape, generator=streams, dtype=like.dtype, device=streams.device).to(like.device)
+    if len(streams) != shape[0]:
+        raise ValueError(f"{len(streams)} generators for {shape[0]} samples; pass one, or one per sample")
+    draws = [torch.randn(*shape[1:], generator=one, dtype=like.dtype, device=one.device) for one in streams]
+    return torch.stack(draws).to(like.device)

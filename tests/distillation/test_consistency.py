@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 
 import pytest
 import torch
@@ -193,18 +194,13 @@ def test_reflow_is_matching_on_the_pairs() -> None:
         Reflow(LINEAR, torch.nn.Linear(1, 1))(Student(), Batch(x0), draws(3))
 
 
-def test_straightness_is_zero_for_a_straight_flow_and_exact_for_a_bent_one() -> None:
-    times = (torch.arange(200, dtype=D) + 0.5) / 200
+def test_straightness_is_zero_on_a_line_and_exact_on_a_bent_flow() -> None:
     x1 = torch.randn(50, 1, generator=draws(1), dtype=D)
-
-    class Constant(torch.nn.Module):
-        def forward(self, t, x, cond=None):
-            return torch.full_like(x, 2.0) * (1 if not self.bent else (1 + t))
-
-    network = Constant()
-    network.bent = False
-    assert float(straightness(Denoiser(network, LINEAR), x1 - 2, x1, times).abs().max()) < 1e-20
-    network.bent = True  # ∫ (2 − 2(1 + t))² dt = 4/3
-    torch.testing.assert_close(
-        straightness(Denoiser(network, LINEAR), x1 - 2, x1, times), torch.full((50,), 4 / 3, dtype=D), rtol=1e-4, atol=0
-    )
+    times = torch.linspace(1, 0, 401, dtype=D)
+    line = torch.stack([x1 * t + (1 - t) * (x1 - 2) for t in times])
+    assert float(straightness(times, line).abs().max()) < 1e-20
+    # The flow of N(0, 1) data on the linear path is x_t = D x_1 with D² = 1 − 2t + 2t²: S = ∫ D'² dt x_1².
+    bent = torch.stack([x1 * (1 - 2 * t + 2 * t * t).sqrt() for t in times])
+    torch.testing.assert_close(straightness(times, bent), (2 - math.pi / 2) * x1[:, 0].square(), rtol=1e-5, atol=0)
+    with pytest.raises(ValueError, match="save_steps"):
+        straightness(times[:1], bent[:1])

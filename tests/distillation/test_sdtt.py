@@ -78,6 +78,25 @@ def test_the_exact_denoiser_is_the_minimum_of_the_forward_divergence_but_not_of_
     assert reverse(geometric, target).mean() < reverse(exact, target).mean()
 
 
+def test_tokens_revealed_together_leave_an_error_of_the_step_squared():
+    """p(000) = p(110) = .45, p(011) = p(101) = .05: the third token follows from the first two, drawn apart."""
+    table = torch.zeros(2, 2, 2, dtype=torch.float64)
+    table[0, 0, 0] = table[1, 1, 0] = 0.45
+    table[0, 1, 1] = table[1, 0, 1] = 0.05
+    kernel = AbsorbingKernel(3, LinearSurvival())
+    teacher = EnumeratedDenoiser(EnumeratedLaw(table), kernel)
+    start = torch.full((60_000, 3), 2)
+    errors = []
+    for step in (0.5, 0.25):
+        t = torch.ones(len(start), dtype=torch.float64)
+        objective = SelfDistillationThroughTime(kernel, teacher, teacher_steps=round(1 / step))
+        target = objective.target(start, t, step, torch.Generator().manual_seed(0))
+        errors.append(float(target[:, 2, 1].exp().mean()) - 0.1)
+    # Both others revealed and the third not, (1 − step) step²: then it is 1 with probability 1/2, not 1/10.
+    for step, error in zip((0.5, 0.25), errors, strict=True):
+        assert error == pytest.approx(0.4 * step**2 * (1 - step), abs=0.006)
+
+
 @pytest.mark.parametrize("divergence", [ForwardKL(), ReverseKL()], ids=["forward", "reverse"])
 def test_divergences_are_positive_and_vanish_on_equal_laws(divergence):
     first, second = torch.randn(2, 10, 5, generator=torch.Generator().manual_seed(0)).log_softmax(-1)

@@ -11,7 +11,12 @@ from isocline.datasets.quantisation import to_uint8
 from isocline.metrics.image_evaluation import draw_images, evaluate_images
 from isocline.metrics.image_metrics import ImageReference
 from isocline.metrics.settings import ImageSettings
+from isocline.processes.denoiser import Denoiser
+from isocline.processes.gaussian import GaussianProcess
+from isocline.processes.prediction import VelocityPrediction
+from isocline.processes.schedule import LinearSchedule
 from isocline.randomness import sample_noise
+from isocline.samplers.consistency import ConsistencySampler
 
 SHAPE = (1, 4, 4)
 
@@ -99,6 +104,24 @@ def test_images_do_not_depend_on_the_batch_size(batch_size):
         return draw_images(0.5, Shrink(), seed=3, count=20, nfe=2, shape=SHAPE, batch_size=size).images
 
     assert torch.equal(draw(batch_size), draw(20))
+
+
+def test_noise_on_the_way_does_not_depend_on_the_batch_size_either():
+    denoiser = Denoiser(Flat(), GaussianProcess(LinearSchedule(), VelocityPrediction()))
+
+    def draw(size):
+        sampler = ConsistencySampler()
+        return draw_images(denoiser, sampler, seed=3, count=10, nfe=4, shape=SHAPE, batch_size=size).images
+
+    assert torch.equal(draw(3), draw(10))
+    assert not torch.equal(draw(10)[:5], draw(10)[5:])
+
+
+class Flat(torch.nn.Module):
+    """A velocity that is the state."""
+
+    def forward(self, t, x, cond=None):
+        return 0.5 * x
 
 
 def test_conditional_models_are_given_every_class_equally_often():

@@ -78,3 +78,27 @@ def test_buffers_are_copied_and_the_count_survives_a_checkpoint() -> None:
 def test_a_decay_of_one_is_refused() -> None:
     with pytest.raises(ValueError, match=r"ema\.decay = 1"):
         ExponentialMovingAverage(nn.Linear(1, 1), decay=1.0)
+
+
+def test_an_average_inside_a_module_takes_up_its_count() -> None:
+    network = nn.Linear(2, 2)
+    fresh, used = (nn.ModuleDict({"average": ExponentialMovingAverage(network)}) for _ in range(2))
+    for _ in range(50):
+        used["average"].update(network)
+    used.load_state_dict(fresh.state_dict())
+    with torch.no_grad():
+        network.weight.add_(1.0)
+    fresh["average"].update(network)
+    used["average"].update(network)
+    assert torch.equal(used["average"].network.weight, fresh["average"].network.weight)
+
+
+def test_a_negative_label_is_no_label() -> None:
+    network = UNet(1, 8, 8, (1, 2), classes=3)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_(generator=torch.Generator().manual_seed(0))
+    t, x = torch.tensor([0.3, 0.6]), torch.randn(2, 1, 8, 8)
+    hidden = network(t, x, torch.tensor([-1, 2]))
+    torch.testing.assert_close(hidden[:1], network(t, x, None)[:1])
+    assert (hidden[1] - network(t, x, None)[1]).abs().max() > 1e-3

@@ -136,7 +136,12 @@ def test_bits_per_dim_of_a_gaussian_model_is_its_cross_entropy_plus_seven_bits()
     assert found.nfe.tolist() == [32 * 80] * 6
     assert found.draws.shape == (32, 6)
     assert found.kind == "bound"
-    assert (found.importance_nats <= found.nats + 1e-9).all()
+    with pytest.raises(ValueError, match="ExactTrace"):
+        _ = found.importance_nats
+    exact = bits_per_dim(
+        denoiser, images[:2], draws(2), ProbabilityFlowLikelihood(RK4(), 20, trace=ExactTrace()), draws=8
+    )
+    assert (exact.importance_nats <= exact.nats + 1e-9).all()
 
 
 def test_uniform_noise_costs_eight_bits_under_a_uniform_model() -> None:

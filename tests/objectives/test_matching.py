@@ -129,10 +129,19 @@ def test_the_condition_reaches_the_network_and_pairs_are_used() -> None:
 
     process = GaussianProcess(LinearSchedule(), VelocityPrediction())
     x0, x1, labels = torch.zeros(4, 1, 2, 2), torch.full((4, 1, 2, 2), 3.0), torch.arange(4)
-    loss = DenoisingMatching(process, coupling=PairedCoupling())(Spy(), Batch(x0, labels, x1), draws())
+    objective = DenoisingMatching(process, coupling=PairedCoupling(), label_dropout=0.0)
+    loss = objective(Spy(), Batch(x0, labels, x1), draws())
     assert float(loss.total) == pytest.approx(9.0)
     assert torch.equal(seen["cond"], labels)
     assert seen["t"].shape == (4,)
+    labels = torch.arange(4).repeat(2000)
+    batch = Batch(torch.zeros(8000, 1), labels, torch.zeros(8000, 1))
+    DenoisingMatching(process, coupling=PairedCoupling(), label_dropout=0.25)(Spy(), batch, draws())
+    hidden = seen["cond"] == -1
+    assert hidden.double().mean() == pytest.approx(0.25, abs=0.02)
+    assert torch.equal(seen["cond"][~hidden], labels[~hidden])
+    with pytest.raises(ValueError, match="label_dropout"):
+        DenoisingMatching(process, label_dropout=1.5)
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)

@@ -126,6 +126,13 @@ def test_optimal_transport_permutes_the_same_noise_and_lowers_the_cost() -> None
         assert (x0 - swapped).square().sum() >= after - 1e-4
 
 
+def test_half_precision_outside_does_not_round_the_assignment() -> None:
+    x0 = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    exact = MinibatchOTCoupling()(x0, None, torch.Generator().manual_seed(5))[1]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(MinibatchOTCoupling()(x0, None, torch.Generator().manual_seed(5))[1], exact)
+
+
 def test_pairs_are_kept_and_demanded() -> None:
     x0, x1, g = torch.zeros(2, 1), torch.ones(2, 1), torch.Generator()
     assert PairedCoupling()(x0, x1, g)[1] is x1

@@ -17,6 +17,7 @@ from isocline.processes.schedule import (
     EDMSchedule,
     LinearSchedule,
     TrigFlowSchedule,
+    VESchedule,
     VPCosineSchedule,
     VPLinearSchedule,
 )
@@ -67,6 +68,30 @@ def test_the_noise_ratio_ends_at_exactly_zero_and_zero_is_time_zero() -> None:
     for process in PROCESSES:
         assert NoiseRatioVariable().end(process) == 0
         assert float(NoiseRatioVariable().time(process, torch.tensor(0.0, dtype=D))) == 0
+
+
+@pytest.mark.parametrize("schedule", [VESchedule(), EDMSchedule(), VPCosineSchedule(max_log_ratio=5.0)])
+@pytest.mark.parametrize("variable", [NoiseRatioVariable(), LinearPathVariable(), AngleVariable()])
+def test_what_is_left_at_position_zero_is_data_where_the_schedule_ends_in_noise(schedule, variable) -> None:
+    process = GaussianProcess(schedule, NoisePrediction())
+    x0, noise = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0), dtype=D)
+    first = process.schedule(torch.zeros((), dtype=D))
+    start = variable.position(process, 0.0)
+    for s in (start, 0.5 * start, 0.0 * start):
+        scaled = first.alpha * (x0 + variable_ratio(variable, s) * noise)
+        y = variable.from_state(process, s, scaled)
+        torch.testing.assert_close(variable.to_state(process, s, y), scaled)
+        if isinstance(variable, LinearPathVariable):
+            torch.testing.assert_close(y, (1 - s) * x0 + s * noise)
+        if isinstance(variable, AngleVariable):
+            torch.testing.assert_close(y, s.cos() * x0 + s.sin() * noise)
+
+
+def variable_ratio(variable, s: torch.Tensor) -> torch.Tensor:
+    """σ/α at a position."""
+    if isinstance(variable, LinearPathVariable):
+        return s / (1 - s)
+    return s.tan() if isinstance(variable, AngleVariable) else s
 
 
 def test_the_noise_ratio_refuses_a_start_without_signal() -> None:

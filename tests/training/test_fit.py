@@ -116,6 +116,42 @@ def test_a_non_finite_loss_stops_with_a_cure_and_keeps_the_last_good_checkpoint(
     assert all(torch.isfinite(v).all() for v in state["state_dict"].values())
 
 
+class BadGradient(Regression):
+    """A finite loss whose gradient is not a number."""
+
+    def forward(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> Loss:
+        loss = super().forward(network, batch, generator)
+        if self.calls <= 34:
+            return loss
+        weight = next(network.parameters())
+        return Loss(loss.total + (weight - weight.detach()).abs().sqrt().sum(), {})
+
+
+def test_weights_that_are_no_numbers_are_not_kept(tmp_path: Path) -> None:
+    keep = AtomicCheckpoint(tmp_path, every_steps=5)
+    with pytest.raises(NonFiniteLossError, match=r"not finite at step 35; lower optimizer.lr"):
+        train(tmp_path, BadGradient(), extra=(keep,))
+    for name in ("last.ckpt", "last.ckpt.previous"):
+        state = torch.load(tmp_path / name, weights_only=True)["state_dict"]
+        assert all(torch.isfinite(v).all() for v in state.values())
+
+
+def test_a_run_does_not_end_with_weights_that_are_no_numbers(tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteLossError):
+        train(tmp_path, BadGradient())
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_half_precision_trains_with_a_fused_optimiser_and_clipping(tmp_path: Path, precision: str) -> None:
+    settings = FitSettings(steps=3, batch_size=8, precision=precision, gradient_clip=1e-6, warmup=0)
+    made = module(steps=3)
+    made.build_optimizer = partial(torch.optim.SGD, lr=1.0, fused=True)  # type: ignore[assignment]
+    before = weights(made.network).detach().clone()
+    fit(made, data(), settings, tmp_path, label="test")
+    moved = (weights(made.network).detach().float() - before).norm()
+    assert moved <= 3.1e-6 if precision == "bf16-mixed" else moved.isfinite()
+
+
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
     keep = AtomicCheckpoint(tmp_path, every_steps=20)
     whole = train(tmp_path, extra=(keep,))

@@ -1,38 +1,25 @@
-"""Judges on disk: safetensors beside the configuration that rebuilds the network. No pickles."""
+"""Read the judges that the judging stages wrote."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from isocline.app.artifacts import build, load_tensors
-from isocline.datasets.storage import write_bytes, write_tensors
+from isocline.app.judge_files import CONFIG, NGRAM, WEIGHTS
 from isocline.metrics.judge_image import ImageJudge
 from isocline.metrics.judge_text import negative_log_likelihood
 from isocline.metrics.ngram import KneserNey
 
-__all__ = ["load_image_judge", "load_text_judges", "save_judge"]
-
-WEIGHTS, CONFIG, NGRAM = "weights.safetensors", "model.yaml", "ngram.safetensors"
+__all__ = ["load_image_judge", "load_text_judges"]
 
 Scorer = Callable[[Tensor], Tensor]
 """Tokens ``(N, L)`` to negative log-likelihoods in nats ``(N,)``."""
-
-
-def save_judge(directory: Path, network: nn.Module, config: Mapping[str, Any], ngram: KneserNey | None = None) -> None:
-    """Write weights, the network's configuration and, for text, the n-gram model."""
-    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
-    write_bytes(directory / WEIGHTS, save(state))
-    write_bytes(directory / CONFIG, OmegaConf.to_yaml(OmegaConf.create({"network": dict(config)})).encode())
-    if ngram is not None:
-        write_tensors(directory / NGRAM, ngram.state_dict())
 
 
 def _load_network(directory: Path, device: str | torch.device) -> nn.Module:

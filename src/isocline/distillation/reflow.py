@@ -11,7 +11,6 @@ from isocline.objectives.matching import DenoisingMatching
 from isocline.objectives.time_sampling import AbstractTimes, StratifiedTimes
 from isocline.objectives.weighting import AbstractWeighting
 from isocline.processes.coupling import PairedCoupling
-from isocline.processes.denoiser import AbstractDenoiser
 from isocline.processes.gaussian import GaussianProcess
 
 __all__ = ["Reflow", "straightness"]
@@ -51,29 +50,30 @@ class Reflow(Distiller):
         return self.matching(network, batch, generator)  # type: ignore[no-any-return]
 
 
-def straightness(
-    denoiser: AbstractDenoiser, x0: Tensor, x1: Tensor, times: Tensor, cond: Tensor | None = None
-) -> Tensor:
-    """Return ∫‖u_t(x_0, x_1) − velocity(t, x_t)‖² dt / d per pair, by the mean over ``times``: 0 for a straight flow.
+def straightness(ts: Tensor, ys: Tensor) -> Tensor:
+    """Return S = ∫ ‖(y_end − y_start)/(t_end − t_start) − ẏ‖² |dt| / (d |t_end − t_start|) per trajectory.
 
-    On the linear path u = x_1 − x_0. The velocity is the model's at x_t = α x_0 + σ x_1, on the pair's own line.
+    0 for a straight flow travelled at constant speed. ẏ is the slope between neighbouring saved states, so that S is
+    exact for the polygon that a sampler with ``save_steps=True`` walked, Euler's own in particular; it grows with
+    the number of steps towards the flow's. On the linear path y = x; of another process hand in the states of
+    `LinearPathVariable`.
 
     Source: *Flow Straight and Fast*, Liu et al., 2023, Eq. 7.
 
     Args:
-        denoiser: network and process.
-        x0: ends of the flow ``(B, *event)``.
-        x1: the noise they came from, same shape.
-        times: equidistant interior times ``(K,)``, float64 (midpoints make it second order).
-        cond: handed to the network.
+        ts: times of the states, ``(K,)`` or ``(K, 1)``, monotone.
+        ys: states ``(K, B, *event)``.
 
     Returns:
-        ``(B,)``, in the dtype of x0.
+        ``(B,)``, float64.
+
+    Raises:
+        ValueError: if there are fewer than two states.
     """
-    process, total = denoiser.process, torch.zeros(x0.shape[0], dtype=x0.dtype, device=x0.device)
-    for t in times:
-        values = process.schedule(t)
-        x = process.mix(x0, x1, values)
-        line = values.dalpha.to(x0) * x0 + values.dsigma.to(x0) * x1
-        total = total + (line - denoiser.velocity(t, x, cond)).square().flatten(1).mean(1)
-    return total / len(times)
+    if len(ys) < 2:
+        raise ValueError(f"{len(ys)} state: straightness needs a trajectory; sample with save_steps=True")
+    times, states = ts.double().reshape(len(ys)), ys.double().flatten(2)
+    steps, whole = times.diff(), times[-1] - times[0]
+    slopes = states.diff(dim=0) / steps[:, None, None]
+    bend = (slopes - (states[-1] - states[0]) / whole).square().mean(-1)
+    return (bend * (steps / whole)[:, None]).sum(0)

@@ -28,9 +28,11 @@ class SelfDistillationThroughTime(Distiller):
     prediction where that step revealed the token (frozen there) and the second one elsewhere. The loss is the mean
     divergence over the masked positions.
 
-    With the exact denoiser the *forward* KL is least at the denoiser itself (the second prediction is a martingale):
-    what a student gains at few steps comes from the reverse KL, which prefers tokens that the teacher's possible
-    continuations agree on, and pays in entropy. Read generative perplexity beside entropy.
+    With the exact denoiser the *forward* KL is least near the denoiser itself: if the teacher's step revealed at most
+    one token, the second prediction would be a martingale and the minimiser exact; tokens revealed together are drawn
+    as if independent, which leaves an error of the order of the step squared. What a student gains at few steps
+    comes from the reverse KL, which prefers tokens that the teacher's possible continuations agree on, and pays in
+    entropy. Read generative perplexity beside entropy.
 
     Every round halves the number of steps: after ``round_length`` optimiser steps the student so far becomes the
     teacher and N is halved.

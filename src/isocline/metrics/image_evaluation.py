@@ -108,7 +108,7 @@ def draw_images(
     classes: int = 0,
     device: str | torch.device = "cpu",
 ) -> Drawn:
-    """Sample ``count`` images; image i starts from noise that depends on (seed, i) alone.
+    """Sample ``count`` images; all noise of image i, at the start and on the way, depends on (seed, i) alone.
 
     Args:
         denoiser: what the sampler integrates, see `isocline.processes.denoiser.Denoiser`.
@@ -125,9 +125,9 @@ def draw_images(
     for rows in _batches(count, batch_size):
         noise = sample_noise(seed, "sample", rows, shape).to(device)
         labels = torch.tensor([i % classes for i in rows], device=device) if classes else None
-        stream = generator(seed, "steps", rows.start, device=device)
+        streams = [generator(seed, "steps", i) for i in rows]
         with torch.inference_mode():
-            solution = sampler.sample(denoiser, noise, nfe, cond=labels, generator=stream)
+            solution = sampler.sample(denoiser, noise, nfe, cond=labels, generator=streams)
             solution.raise_on_failure()
             parts.append(to_uint8(solution.final).cpu())
         spent = max(spent, int(solution.stats.nfe.max()))

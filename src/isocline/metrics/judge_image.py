@@ -161,12 +161,13 @@ def train_image_judge(
     )
     draws, losses = generator(seed, "jitter"), []
     judge.train()
+    device = judge.head.weight.device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(seed, "dropout").initial_seed())  # dropout takes no generator
         for step, batch in enumerate(StepBatches({"x0": images, "cond": labels}, batch_size, seed, steps)):
             assert batch.cond is not None
-            logits = judge(jitter(batch.x0, draws, shift, rotation, scale))
-            loss = F.cross_entropy(logits, batch.cond, label_smoothing=smoothing)
+            logits = judge(jitter(batch.x0, draws, shift, rotation, scale).to(device))
+            loss = F.cross_entropy(logits, batch.cond.to(device), label_smoothing=smoothing)
             losses.append(loss.item())
             if not math.isfinite(losses[-1]):
                 raise FloatingPointError(f"image judge: loss {losses[-1]} at step {step}; lower judge.images.lr = {lr}")

@@ -74,8 +74,10 @@ def train_judge_ar(
     )
     losses: list[float] = []
     network.train()
+    device = next(network.parameters()).device
     for step, batch in enumerate(StepBatches({"x0": tokens}, batch_size, seed, steps)):
-        loss = -token_log_probs(next_token_log_probs(network, batch.x0), batch.x0).mean()
+        rows = batch.x0.to(device)
+        loss = -token_log_probs(next_token_log_probs(network, rows), rows).mean()
         losses.append(loss.item())
         if not math.isfinite(losses[-1]):
             raise FloatingPointError(f"text judge: loss {losses[-1]} at step {step}; lower judge.text.lr = {lr}")

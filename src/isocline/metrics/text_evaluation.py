@@ -81,7 +81,10 @@ def text_floor(
     seeds: int,
     seed: int,
 ) -> dict[str, Estimate]:
-    """Measure real sequences ``(M, L)`` as if a model had generated them, in sets of the same size."""
+    """Measure real sequences ``(M, L)`` as if a model had generated them, in sets of the same size.
+
+    They must not be the reference's own held-out text, or what measures a distance from it is biased low.
+    """
     chosen, rows = list(metrics), []
     for index in range(seeds):
         order = torch.randperm(len(tokens), generator=generator(seed, "floor", index))[:sequences]

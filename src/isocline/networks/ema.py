@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import nn
@@ -48,7 +49,7 @@ class ExponentialMovingAverage(nn.Module):
         self._count = count + 1
         self.updates += 1
 
-    def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):  # type: ignore[no-untyped-def]
-        """Load the average and its update count."""
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        # Called for a module inside another too, where `load_state_dict` is not.
+        super()._load_from_state_dict(*args, **kwargs)  # type: ignore[misc]
         self._count = None
-        return super().load_state_dict(state_dict, strict, assign)

@@ -40,7 +40,8 @@ class ConditionEmbedding(nn.Module):
 
     Args:
         width: output width D.
-        classes: number of labels; label ``classes`` means "none" and is used when no condition is given.
+        classes: number of labels. One more row stands for "none": it is used for negative labels and when no condition
+            is given.
     """
 
     def __init__(self, width: int, classes: int = 0) -> None:
@@ -56,6 +57,6 @@ class ConditionEmbedding(nn.Module):
         """Embed times ``()`` or ``(B,)`` and labels ``(B,)`` as ``(1, D)`` or ``(B, D)``."""
         c = self.time(t)
         if self.label is not None:
-            none = torch.full((1,), self.classes, dtype=torch.int64, device=c.device)
-            c = c + self.label(none if cond is None else cond)
+            labels = torch.full((1,), -1, dtype=torch.int64, device=c.device) if cond is None else cond
+            c = c + self.label(torch.where(labels < 0, self.classes, labels))
         return self.activation(c)

@@ -178,7 +178,7 @@ class PatchTransformer(nn.Module):
         depth: number of blocks.
         heads: attention heads.
         classes: number of class labels, 0 for an unconditional network. With labels, one more embedding stands
-            for "no label", which classifier-free guidance uses.
+            for "no label" (negative ones, or ``cond=None``), which classifier-free guidance uses.
 
     Raises:
         ValueError: if ``patch`` does not divide ``size`` (and what `Transformer` raises).

@@ -58,6 +58,7 @@ class BitsPerDim(NamedTuple):
         nfe: network forwards per image, over all draws, int64 ``(B,)``.
         draws: nats of every dequantisation draw, ``(K, B)``; their spread is the estimator's.
         kind: ``bound``: in expectation not below −ln P(image), by Jensen's inequality.
+        trace: ``exact`` or ``estimate``, how each density was found.
     """
 
     nats: Tensor
@@ -65,10 +66,17 @@ class BitsPerDim(NamedTuple):
     nfe: Tensor
     draws: Tensor
     kind: str = "bound"
+    trace: str = "estimate"
 
     @property
     def importance_nats(self) -> Tensor:
-        """−ln of the mean over draws of the density, ``(B,)``: tighter, consistent as K grows, biased upwards."""
+        """−ln of the mean over draws of the density, ``(B,)``: tighter, consistent as K grows, biased upwards.
+
+        Raises:
+            ValueError: if the trace was estimated: its noise is unbiased in ln p only, and would raise the mean of p.
+        """
+        if self.trace != "exact":
+            raise ValueError(f"trace = {self.trace}: importance_nats averages densities; use ExactTrace()")
         return math.log(len(self.draws)) - (-self.draws).logsumexp(0)
 
 
@@ -268,4 +276,4 @@ def bits_per_dim(
     nats = torch.stack([offset - result.nats for result in results])
     mean = nats.mean(0)
     nfe = torch.stack([result.nfe for result in results]).sum(0)
-    return BitsPerDim(mean, mean / (dimension * math.log(2)), nfe, nats)
+    return BitsPerDim(mean, mean / (dimension * math.log(2)), nfe, nats, trace=results[0].kind)

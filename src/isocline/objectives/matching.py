@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from isocline.datasets.batch import Batch
 from isocline.objectives.base import Loss, Objective
@@ -29,6 +29,12 @@ class DenoisingMatching(Objective):
         weighting: w(t).
         times: law of t.
         coupling: which noise belongs to which data.
+        label_dropout: share of the labels that are hidden (−1), so that the network learns the unconditional field
+            beside the conditional one, as *Classifier-Free Diffusion Guidance*, Ho & Salimans, 2022, needs; nothing
+            is drawn for batches without labels.
+
+    Raises:
+        ValueError: if ``label_dropout`` is outside [0, 1].
     """
 
     def __init__(
@@ -37,8 +43,12 @@ class DenoisingMatching(Objective):
         weighting: AbstractWeighting | None = None,
         times: AbstractTimes | None = None,
         coupling: AbstractCoupling | None = None,
+        label_dropout: float = 0.1,
     ) -> None:
         super().__init__()
+        if not 0.0 <= label_dropout <= 1.0:
+            raise ValueError(f"label_dropout = {label_dropout}: must be in [0, 1]")
+        self.label_dropout = label_dropout
         self.process = process
         self.weighting = UniformWeighting() if weighting is None else weighting
         self.times = UniformTimes() if times is None else times
@@ -48,7 +58,8 @@ class DenoisingMatching(Objective):
         """Evaluate the loss on ``batch.x0 (B, *event)``; the logged term ``mse`` is the error without weights."""
         x0, x1 = self.coupling(batch.x0, batch.x1, generator)
         path = self.process.sample(x0, x1, self.times(x0.shape[0], self.process, generator))
-        error = (network(path.t, path.x, batch.cond).to(path.target.dtype) - path.target).square()
+        cond = self._labels(batch.cond, generator)
+        error = (network(path.t, path.x, cond).to(path.target.dtype) - path.target).square()
         weight = self.weighting(path.values, self.process.prediction)
         if weight is None:
             total = error.mean()
@@ -56,3 +67,9 @@ class DenoisingMatching(Objective):
         per_sample = error.flatten(1).mean(1)
         total = (weight.to(per_sample.dtype) * per_sample).mean()
         return Loss(total, {"mse": per_sample.detach().mean()})
+
+    def _labels(self, cond: Tensor | None, generator: torch.Generator) -> Tensor | None:
+        if cond is None or self.label_dropout == 0:
+            return cond
+        hidden = torch.rand(cond.shape, generator=generator, device=generator.device) < self.label_dropout
+        return cond.masked_fill(hidden.to(cond.device), -1)

@@ -71,6 +71,7 @@ class MinibatchOTCoupling(AbstractCoupling):
         """Draw x1 ~ N(0, I) and permute it to the data."""
         noise = _fresh(x0, generator)
         # ‖x0‖² and ‖x1‖² do not depend on the permutation: the inner product decides.
-        gain = (x0.detach().flatten(1) @ noise.flatten(1).T).cpu().numpy()
+        with torch.autocast(x0.device.type, enabled=False):  # in half precision the assignment would be rounded too
+            gain = (x0.detach().flatten(1).double() @ noise.flatten(1).double().T).cpu().numpy()
         columns = linear_sum_assignment(gain, maximize=True)[1]
         return x0, noise[torch.as_tensor(columns, device=noise.device)]

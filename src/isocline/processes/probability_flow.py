@@ -33,7 +33,10 @@ class AbstractVariable(ABC):
 
     @abstractmethod
     def time(self, process: GaussianProcess, s: Tensor) -> Tensor:
-        """Return t(s), at least 0 (where σ(0) > 0, positions below s(0) all belong to t = 0)."""
+        """Return t(s), at least 0 (where σ(0) > 0, positions below s(0) all belong to t = 0).
+
+        Below s(0) it is σ that goes on to 0, with α as it is at t = 0: what is left at s = 0 is data.
+        """
 
     @abstractmethod
     def scale(self, process: GaussianProcess, s: Tensor) -> Tensor:
@@ -165,8 +168,13 @@ class LinearPathVariable(AbstractVariable):
 
     def scale(self, process: GaussianProcess, s: Tensor) -> Tensor:
         """Return α + σ."""
-        values = process.schedule(self.time(process, s))
-        return values.alpha + values.sigma
+        return self._scale(process, s, self.time(process, s), 0.0)
+
+    @staticmethod
+    def _scale(process: GaussianProcess, s: Tensor, t: Tensor, lowest: float) -> Tensor:
+        """α + σ with σ/α as s has it: α/(1 − s) where t stopped at its lowest value."""
+        values = process.schedule(t)
+        return torch.where(t > lowest, values.alpha + values.sigma, values.alpha / (1.0 - s))
 
     def field(self, denoiser: AbstractDenoiser) -> VectorField:
         """Return ε − x_0 at x = (α + σ) y."""
@@ -174,8 +182,7 @@ class LinearPathVariable(AbstractVariable):
 
         def difference(s: Tensor, y: Tensor, cond: Any) -> Tensor:
             t = self.time(process, s).clamp(process.t_min, process.t_max)
-            values = process.schedule(t)
-            scale = expand_like((values.alpha + values.sigma).to(y.dtype), y)
+            scale = expand_like(self._scale(process, s, t, process.t_min).to(y.dtype), y)
             return denoiser.predict(t, y * scale, cond, _DIFFERENCE)
 
         return difference
@@ -206,8 +213,13 @@ class AngleVariable(AbstractVariable):
 
     def scale(self, process: GaussianProcess, s: Tensor) -> Tensor:
         """Return r."""
-        values = process.schedule(self.time(process, s))
-        return torch.hypot(values.alpha, values.sigma)
+        return self._scale(process, s, self.time(process, s), 0.0)
+
+    @staticmethod
+    def _scale(process: GaussianProcess, s: Tensor, t: Tensor, lowest: float) -> Tensor:
+        """The radius with σ/α as s has it: α/cos s where t stopped at its lowest value."""
+        values = process.schedule(t)
+        return torch.where(t > lowest, torch.hypot(values.alpha, values.sigma), values.alpha / s.cos())
 
     def field(self, denoiser: AbstractDenoiser) -> VectorField:
         """Return v/r at x = r y."""
@@ -215,8 +227,7 @@ class AngleVariable(AbstractVariable):
 
         def turn(s: Tensor, y: Tensor, cond: Any) -> Tensor:
             t = self.time(process, s).clamp(process.t_min, process.t_max)
-            values = process.schedule(t)
-            radius = expand_like(torch.hypot(values.alpha, values.sigma).to(y.dtype), y)
+            radius = expand_like(self._scale(process, s, t, process.t_min).to(y.dtype), y)
             return denoiser.predict(t, y * radius, cond, _V) / radius
 
         return turn

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from isocline.processes.denoiser import AbstractDenoiser
 from isocline.processes.gaussian import GaussianProcess
 from isocline.processes.grid import AbstractTimeGrid, UniformTimeGrid
 from isocline.processes.probability_flow import TimeVariable
+from isocline.randomness import Streams, normal
 from isocline.solvers.controller import FixedGrid
 from isocline.solvers.loop import solve
 from isocline.solvers.problem import AbstractProblem, ODEProblem
@@ -24,7 +24,7 @@ __all__ = ["ConsistencySampler"]
 class _Renoise(AbstractStepper):
     """x_s = α_s f(x_t, t) + σ_s z; the last of ``steps`` steps returns f itself. The carry counts the steps."""
 
-    def __init__(self, process: GaussianProcess, steps: int, generator: torch.Generator | None) -> None:
+    def __init__(self, process: GaussianProcess, steps: int, generator: Streams | None) -> None:
         self.process = process
         self.steps = steps
         self.generator = generator
@@ -37,8 +37,7 @@ class _Renoise(AbstractStepper):
         if carry + 1 == self.steps:
             return StepResult(data, carry=carry + 1)
         assert self.generator is not None
-        source = self.generator.device
-        noise = torch.randn(data.shape, generator=self.generator, dtype=data.dtype, device=source).to(data.device)
+        noise = normal(data.shape, self.generator, data)
         return StepResult(self.process.mix(data, noise, self.process.schedule(t1)), carry=carry + 1)
 
 
@@ -63,7 +62,7 @@ class ConsistencySampler:
         x1: Tensor,
         nfe: int,
         cond: Any = None,
-        generator: torch.Generator | None = None,
+        generator: Streams | None = None,
         save_steps: bool = False,
     ) -> Solution:
         """Generate.
@@ -73,7 +72,7 @@ class ConsistencySampler:
             x1: unit-variance noise ``(B, *event)``; the first evaluation is at σ(t_max) x1.
             nfe: network forwards per sample; each evaluation takes ``denoiser.evaluations`` of them.
             cond: handed to the network.
-            generator: source of the noise between evaluations.
+            generator: source of the noise between evaluations; a list holds one generator per sample.
             save_steps: keep the start and the (noisy) state after each step, instead of the end alone.
 
         Returns:

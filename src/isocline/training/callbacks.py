@@ -62,6 +62,7 @@ class AtomicCheckpoint(Callback):
             due = time.monotonic() - self.last >= self.every_seconds
         assert isinstance(pl_module, GenerativeModule)
         if due and trainer.global_step < pl_module.steps:
+            pl_module.check_finite()
             self.save(trainer)
             self.last = time.monotonic()
 

@@ -21,7 +21,9 @@ from isocline.datasets.datamodule import StepBatches
 from isocline.training.callbacks import AtomicCheckpoint, History, LineProgress, latest_checkpoint
 from isocline.training.module import GenerativeModule
 
-__all__ = ["FitResult", "FitSettings", "fit"]
+__all__ = ["PRECISIONS", "FitResult", "FitSettings", "fit"]
+
+PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "64-true")
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,9 @@ class FitSettings:
         warmup: steps of learning-rate warm-up.
         final_lr: learning-rate factor at the end of the cosine.
         gradient_clip: largest gradient norm, 0 for none.
-        precision: Lightning's precision, ``32-true`` or ``bf16-mixed``.
+        precision: Lightning's precision, one of `PRECISIONS`; none of them scales the loss.
         accelerator: Lightning's accelerator, ``auto`` picks a GPU where there is one.
-        devices: Lightning's number of devices.
+        devices: Lightning's number of devices; 1, since draws and checkpoints know one process.
         compile: whether the network is compiled.
         log_every: steps per point of the training curve.
         checkpoint_seconds: least time between checkpoints.
@@ -61,6 +63,10 @@ class FitSettings:
         for name in ("steps", "batch_size", "log_every", "devices"):
             if getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name} = {getattr(self, name)}: must be at least 1")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"trainer.precision = {self.precision!r}: must be one of {', '.join(PRECISIONS)}")
+        if self.devices > 1:
+            raise ValueError(f"trainer.devices = {self.devices}: isocline trains on one device; set trainer.devices=1")
         for name in ("warmup", "gradient_clip", "checkpoint_seconds"):
             if getattr(self, name) < 0:
                 raise ValueError(f"trainer.{name} = {getattr(self, name)}: must not be negative")
@@ -139,6 +145,7 @@ def fit(
     began = time.perf_counter()
     if start < settings.steps:
         trainer.fit(module, loader, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
+        module.check_finite()
     seconds = time.perf_counter() - began
     if trainer.interrupted:
         raise KeyboardInterrupt

@@ -91,6 +91,26 @@ class GenerativeModule(LightningModule):
         self.average.update(self.network)  # type: ignore[operator]
         self.objective.after_step(self.network, self.global_step + 1)
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the norm. Lightning refuses this for fused optimisers in bf16, for fear of a scaler that bf16 lacks."""
+        if gradient_clip_val:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+
+    def check_finite(self) -> None:
+        """Raise `NonFiniteLossError` if a weight, its average or the last loss is not finite."""
+        weights = (*self.network.parameters(), *self.average.parameters(), self.last_loss.total.detach())
+        if not all(bool(weight.isfinite().all()) for weight in weights):
+            raise NonFiniteLossError(
+                f"loss or weights are not finite at step {self.global_step}; "
+                "lower optimizer.lr or trainer.gradient_clip (the last good checkpoint is kept)"
+            )
+
     def configure_optimizers(self) -> Any:
         """Return the optimiser and its warm-up cosine schedule, stepped once per batch."""
         trained = [p for p in (*self.network.parameters(), *self.objective.parameters()) if p.requires_grad]
