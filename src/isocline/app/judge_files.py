@@ -23,6 +23,6 @@ def save_judge(
     """Write weights, the network's configuration and, for text, the n-gram model's state."""
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
     write_bytes(directory / WEIGHTS, save(state))
-    write_bytes(directory / CONFIG, OmegaConf.to_yaml(OmegaConf.create({"network": dict(config)})).encode())
     if ngram is not None:
         write_tensors(directory / NGRAM, dict(ngram))
+    write_bytes(directory / CONFIG, OmegaConf.to_yaml(OmegaConf.create({"network": dict(config)})).encode())

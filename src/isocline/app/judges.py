@@ -7,10 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from isocline.app.artifacts import build, load_tensors
+from isocline.app.artifacts import build, load_config, load_tensors
 from isocline.app.judge_files import CONFIG, NGRAM, WEIGHTS
 from isocline.metrics.judge_image import ImageJudge
 from isocline.metrics.judge_text import negative_log_likelihood
@@ -25,8 +24,7 @@ Scorer = Callable[[Tensor], Tensor]
 def _load_network(directory: Path, device: str | torch.device) -> nn.Module:
     if not (directory / CONFIG).exists():
         raise FileNotFoundError(f"{directory / CONFIG} is missing; run `dvc repro` to make it, or `dvc pull`")
-    config = OmegaConf.to_container(OmegaConf.load(directory / CONFIG), resolve=True)
-    assert isinstance(config, dict)
+    config = load_config(directory / CONFIG, ["network"])
     network: nn.Module = build(config["network"])
     try:
         network.load_state_dict(load_tensors(directory / WEIGHTS))

@@ -15,6 +15,7 @@ from types import FrameType, ModuleType
 from typing import Any
 
 from isocline.app.declaration import Declaration, declaration, declared_part, load_params
+from isocline.app.errors import disk_full
 from isocline.tracking.provenance import digests, git_state
 from isocline.tracking.spool import RUNS, Spool, exclusive
 from isocline.tracking.stage import PARENT_VARIABLE, open_stage
@@ -182,6 +183,8 @@ def run_stage(stage: str, item: str | None = None) -> int:
 
 
 def _line(error: BaseException) -> str:
+    if full := disk_full(error):
+        return full
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, KeyError) and type(error) is KeyError:
         text = f"missing key {text}"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from torch import Tensor
 
 from isocline.app.artifacts import load_tensors, write_history
+from isocline.datasets.storage import write_json
 from isocline.tracking.stage import StageRun
 from isocline.training.fit import FitResult
 
@@ -30,7 +30,7 @@ def training_tensors(run: StageRun, directory: Path, classes: int = 0) -> dict[s
     tensors = load_tensors(path)
     run.dataset_file(path, context="train")
     if path == pairs:
-        return {"x0": tensors["x0"], "x1": tensors["x1"]}
+        return {role: tensors[role] for role in ("x0", "x1", "cond") if role in tensors}
     if "tokens" in tensors:
         return {"x0": tensors["tokens"]}
     return {"x0": tensors["images"], **({"cond": tensors["labels"]} if classes else {})}
@@ -41,9 +41,7 @@ def finish(run: StageRun, name: str, result: FitResult) -> None:
     last = result.history[-1]
     parameters = sum(p.numel() for p in result.network.parameters())
     summary = {"train_loss": last["loss"], "steps": int(last["step"]), "parameters": parameters}
-    for folder in ("metrics", "plots"):
-        Path(folder).mkdir(exist_ok=True)
-    Path(f"metrics/train-{name}.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_json(Path(f"metrics/train-{name}.json"), summary)
     write_history(Path(f"plots/train-{name}.csv"), result.history)
     run.metrics({"parameters": float(parameters)})
     run.timing("train_seconds", result.seconds)

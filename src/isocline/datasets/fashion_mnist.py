@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from isocline.datasets.download import DownloadError, download, run_package_tool, verify_bytes
+from isocline.datasets.download import DownloadError, download, naming_damage, run_package_tool, verify_bytes
 from isocline.datasets.images import ImageArrays, ImageDataset, LoadedImages
 
 __all__ = ["FashionMNIST", "ar_members", "read_idx"]
 
-AR_MAGIC, AR_HEADER = b"!<arch>\n", 60
+AR_MAGIC, AR_HEADER, AR_HEADER_END = b"!<arch>\n", 60, b"`\n"
 IDX_UINT8 = 0x08
 
 
@@ -102,7 +102,7 @@ class FashionMNIST(ImageDataset):
         found: dict[str, bytes] = {}
         for member, content in ar_members(path.read_bytes(), str(path)):
             if member.startswith("data.tar"):
-                with tarfile.open(fileobj=io.BytesIO(content), mode="r:*") as archive:
+                with naming_damage(path), tarfile.open(fileobj=io.BytesIO(content), mode="r:*") as archive:
                     for entry in archive:
                         base = Path(entry.name).name
                         if base in wanted and entry.isfile():
@@ -110,7 +110,7 @@ class FashionMNIST(ImageDataset):
                             assert file is not None
                             found[wanted[base]] = gzip.decompress(file.read())
         if missing := sorted(set(self.digests) - set(found)):
-            raise ValueError(f"{path} lacks {', '.join(missing)}; delete it and try again")
+            raise ValueError(f"{path} lacks {', '.join(missing)}; delete it and run again")
         return found
 
 
@@ -118,18 +118,20 @@ def ar_members(content: bytes, name: str = "archive") -> Iterator[tuple[str, byt
     """Iterate over (member name, content) of an ``ar`` archive, the outer format of a Debian package.
 
     Raises:
-        ValueError: if it is not one, or is cut short.
+        ValueError: if it is not one, is damaged or is cut short.
     """
     if not content.startswith(AR_MAGIC):
-        raise ValueError(f"{name} is not an ar archive; delete it and try again")
+        raise ValueError(f"{name} is not an ar archive: it starts with {content[:8]!r}; delete it and run again")
     position = len(AR_MAGIC)
     while position + AR_HEADER <= len(content):
         header = content[position : position + AR_HEADER]
-        size = int(header[48:58])
-        start = position + AR_HEADER
+        digits = header[48:58].strip()
+        if header[58:] != AR_HEADER_END or not digits.isdigit():
+            raise ValueError(f"{name} has no member header at byte {position}; delete it and run again")
+        start, size = position + AR_HEADER, int(digits)
         if start + size > len(content):
-            raise ValueError(f"{name} is cut short; delete it and try again")
-        yield header[:16].decode("ascii").strip().rstrip("/"), content[start : start + size]
+            raise ValueError(f"{name} is cut short after {len(content)} bytes; delete it and run again")
+        yield header[:16].decode("ascii", "replace").strip().rstrip("/"), content[start : start + size]
         position = start + size + size % 2
 
 

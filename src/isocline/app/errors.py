@@ -1,0 +1,18 @@
+"""Errors of the machine in words that say what to do."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+__all__ = ["disk_full"]
+
+
+def disk_full(error: BaseException | None) -> str | None:
+    """Say where the disk is full and what frees space, if that is what an error, or one of its causes, means."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            place = error.filename or Path.cwd()
+            return f"disk full at {place}; free space (for instance `dvc gc --workspace`), then run again"
+        error = error.__cause__
+    return None
