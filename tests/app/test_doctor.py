@@ -9,6 +9,8 @@ import shutil
 import socket
 import sqlite3
 import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -129,6 +131,66 @@ def test_a_server_that_is_away_is_named(project, monkeypatch):
     assert str(port) in finding.message
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "runs")
     assert "sqlite:///" in bad(doctor._tracking(project))[0].cure
+
+
+@pytest.fixture
+def server():
+    """A tracking server that is healthy and answers the question for experiments as ``answer`` says."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.reply(200, b"OK")
+
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.server.asked.append((self.path, self.headers["Authorization"]))
+            self.reply(*self.server.answer)
+
+        def reply(self, status, content):
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        running.asked = []
+        running.answer = (200, b'{"experiments": []}')
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield running
+        running.shutdown()
+
+
+def test_a_server_is_asked_for_an_experiment_and_its_address_is_shown_without_credentials(project, server, monkeypatch):
+    place = f"127.0.0.1:{server.server_port}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@{place}")
+    (finding,) = doctor._tracking(project)
+    assert finding.level == "ok"
+    assert finding.message.startswith(f"http://{place} ")
+    ((path, authorization),) = server.asked
+    assert path.endswith("/experiments/search")
+    assert authorization.startswith("Basic ")
+
+
+@pytest.mark.parametrize(
+    ("answer", "cure"),
+    [
+        ((403, b"Invalid Host header - possible DNS rebinding attack detected"), "--allowed-hosts '127.0.0.1:"),
+        ((401, b'{"error_code": "UNAUTHENTICATED", "message": "expired"}'), "MLFLOW_TRACKING_TOKEN"),
+        ((403, b'{"error_code": "PERMISSION_DENIED", "message": "no"}'), "MLFLOW_TRACKING_TOKEN"),
+        ((404, b"<html>some other site</html>"), "its address"),
+    ],
+)
+def test_a_healthy_server_that_refuses_the_question_is_named_with_the_cure(project, server, monkeypatch, answer, cure):
+    server.answer = answer
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@127.0.0.1:{server.server_port}")
+    (finding,) = bad(doctor._tracking(project))
+    assert finding.level == "error"
+    assert cure in finding.cure
+    assert "isocline sync" in finding.cure
+    assert "secret" not in str(finding)
 
 
 def test_more_threads_than_cores_is_a_warning(project):

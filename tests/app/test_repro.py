@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from isocline.app.repro import _run_dvc, _Seen
 from isocline.tracking.store import connect
 
 LAUNCH = Path(__file__).parents[2] / "pipeline" / "launch.py"
@@ -51,11 +53,14 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def repro(project: Path) -> dict[str, Any]:
     code = "import sys; from isocline.app.repro import run_pipeline; sys.exit(run_pipeline([]))"
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    tools = project.parent / f"{project.name}-tools"  # git, but no python: the environment is not activated
+    tools.mkdir(exist_ok=True)
+    if not (tools / "git").exists():
+        (tools / "git").symlink_to(str(shutil.which("git")))
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=project,
-        env={**os.environ, "PATH": path},
+        env={**os.environ, "PATH": str(tools)},
         capture_output=True,
         text=True,
         check=False,
@@ -63,6 +68,19 @@ def repro(project: Path) -> dict[str, Any]:
     assert done.returncode == 0, done.stdout + done.stderr
     text = (project / "reports/runs.js").read_text()
     return dict(json.loads(text.removeprefix("window.ISOCLINE_RUNS = ").removesuffix(";\n")))
+
+
+def test_python_of_the_commands_is_the_one_that_runs_the_pipeline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text('#!/bin/sh\n[ "$(command -v python)" = "$0" ]\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    assert _run_dvc([], {}, _Seen()) == 0
+    monkeypatch.delenv("PATH")
+    assert _run_dvc([], {}, _Seen()) == 0
 
 
 @pytest.mark.slow
@@ -85,6 +103,7 @@ def test_each_stage_of_each_invocation_has_a_run_linked_to_the_one_that_made_its
     assert {name: row["restored_from"] for name, row in restored["stages"].items()} == made
     assert mixed["stages"]["first"]["restored_from"] == made["first"]
 
+    assert not list(project.glob(".runs/*/*/spool-*")), "recorded, sent: nothing is left"
     client, _ = connect(first["tracking_uri"])
     for page in (first, restored, mixed):
         for row in page["stages"].values():

@@ -173,3 +173,18 @@ def test_runs_are_linked_and_timed(browser: Any, page: str) -> None:
     assert "samples/s: 229" in row.text
     link = row.find_element("css selector", "a").get_attribute("href")
     assert link == f"http://127.0.0.1:5000/#/experiments/1/runs/{'a' * 32}"
+    assert "make ui" in browser.find_element("id", "run-note").text
+
+
+def test_runs_of_a_server_are_linked_to_the_server(browser: Any, project: Any, tmp_path: Path) -> None:
+    write_page(*project, tmp_path / "index.html")
+    server = "https://tracker.example/mlflow"
+    runs = {**RUNS, "tracking_uri": server, "ui_url": server}
+    (tmp_path / "runs.js").write_text(f"window.ISOCLINE_RUNS = {json.dumps(runs)};\n")
+    show(browser, (tmp_path / "index.html").as_uri())
+    row = browser.find_element("css selector", "tr[data-stage='train@flow']")
+    link = row.find_element("css selector", "a").get_attribute("href")
+    assert link == f"{server}/#/experiments/1/runs/{'a' * 32}"
+    note = browser.find_element("id", "run-note").text
+    assert f"stored at {server}." in note
+    assert "make ui" not in note

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import socket
@@ -16,8 +17,10 @@ from typing import Any
 
 import pytest
 
-from isocline.tracking.sender import PARAM_LIMIT, Sender, allowed, shorten, sync
-from isocline.tracking.spool import RUNS, Spool, spools_under
+from isocline.tracking.limits import PARAM_LIMIT, allowed, shorten
+from isocline.tracking.pipeline_run import PipelineRun
+from isocline.tracking.sender import Sender, sync
+from isocline.tracking.spool import RUNS, Spool, exclusive, spools_under
 from isocline.tracking.stage import open_stage
 from isocline.tracking.store import connect, tracking_uri
 
@@ -167,10 +170,142 @@ def test_event_that_the_store_refuses_is_named_and_the_rest_arrives(store: str) 
     warnings: list[str] = []
     Sender(warn=warnings.append).send_all()
     assert len(warnings) == 1
-    assert "refuses" in warnings[0]
+    assert "refuses params rate" in warnings[0]
     (found,) = runs(store)
     assert found.data.params["rate"] == "1"
     assert found.data.metrics["loss"] == 1.0
+
+
+def test_stage_is_kept_for_the_invocation_that_runs_it_and_goes_with_it(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with PipelineRun("all") as parent:
+        monkeypatch.setenv("ISOCLINE_PARENT", parent.relative)
+        small_stage()
+        assert sync().pending == 0  # by hand, meanwhile
+        parent.collect()
+        assert {stage: outcome.status for stage, outcome in parent.outcomes.items()} == {"train@a": "ran"}
+        parent.finish(True, Sender())
+    assert spools_under(RUNS) == []
+    page = json.loads(Path("reports/runs.js").read_text().removeprefix("window.ISOCLINE_RUNS = ")[:-2])
+    assert page["stages"]["train@a"]["status"] == "ran"
+    assert page["ui_url"] is None
+    tags = {run.info.run_name: run.data.tags for run in runs(store)}
+    assert tags["all"]["stage.train:a"] == page["stages"]["train@a"]["run_id"]
+
+
+def test_spool_is_kept_while_its_stage_holds_its_lock(store: str) -> None:
+    small_stage()
+    with exclusive(RUNS / "train@a" / "lock"):
+        assert sync().pending == 0
+        assert len(spools_under(RUNS)) == 1
+    sync()
+    assert spools_under(RUNS) == []
+
+
+def test_finished_stage_is_kept_until_dvc_records_it(store: str) -> None:
+    Path("dvc.yaml").write_text("stages: {}\n")
+    small_stage()
+    sync()
+    assert len(spools_under(RUNS)) == 1
+    rows = [{"path": "weights", "md5": "f1290186a5d0b1ceab27f4e77c0c5d68"}]
+    Path("dvc.lock").write_text(json.dumps({"stages": {"train@a": {"deps": rows, "outs": rows}}}))
+    sync()
+    assert spools_under(RUNS) == []
+
+
+def failing(uri: str, error: Exception, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The store's client, whose every log_batch raises; the patch is undone by `monkeypatch.undo`."""
+    client, experiment = connect(uri)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(client, "log_batch", refuse)
+    monkeypatch.setattr("isocline.tracking.sender.connect", lambda uri: (client, experiment))
+    return client
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED",
+        "TEMPORARILY_UNAVAILABLE", "INTERNAL_ERROR", "401", "403", "429",
+    ],
+)  # fmt: skip
+def test_store_that_refuses_access_or_is_busy_gets_everything_later(
+    code: str, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.exceptions import RestException
+
+    parent = Spool(RUNS / "pipeline/one/spool-parent")
+    parent.open("all", "pipeline")
+    parent.append({"e": "status", "v": "FINISHED"})
+    parent.close()
+    with monkeypatch.context() as patch:
+        patch.setenv("ISOCLINE_PARENT", "pipeline/one/spool-parent")
+        small_stage()
+    warnings: list[str] = []
+    with monkeypatch.context() as patch:
+        failing(store, RestException({"error_code": code, "message": "no"}), patch)
+        report = Sender(warn=warnings.append).send_all(forget=True)
+    assert report.pending == 1
+    assert len(spools_under(RUNS)) == 2, "the parent waits for its child"
+    assert len(warnings) == 1
+    assert "sent later" in warnings[0]
+    assert sync().pending == 0
+    found = {run.info.run_name: run for run in runs(store)}
+    child = found["train@a"]
+    assert len(history(store, child.info.run_id, "loss")) == 5
+    assert child.data.params["network.width"] == "8"
+    assert child.data.tags["mlflow.parentRunId"] == found["all"].info.run_id
+
+
+def test_what_is_too_large_for_the_server_does_not_hold_up_the_rest(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import requests
+
+    small_stage()
+    client = failing(store, RuntimeError(), monkeypatch)
+    monkeypatch.undo()
+    answer = requests.Response()
+    answer.status_code = 413
+
+    def refuse(*_: Any) -> None:
+        raise requests.HTTPError("413 Request Entity Too Large", response=answer)
+
+    monkeypatch.chdir(Path(store.removeprefix("sqlite:///")).parent)
+    monkeypatch.setattr(client, "log_artifact", refuse)
+    monkeypatch.setattr(
+        "isocline.tracking.sender.connect",
+        lambda uri: (client, client.get_experiment_by_name("isocline").experiment_id),
+    )
+    warnings: list[str] = []
+    assert Sender(warn=warnings.append).send_all().pending == 0
+    assert len(warnings) == 1
+    assert "refuses artifact" in warnings[0]
+    assert runs(store)[0].info.status == "FINISHED"
+
+
+def test_credentials_of_an_address_are_neither_said_nor_written(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_stage()
+    opened = connect(store)
+    warnings: list[str] = []
+    address = f"http://me:p@ss-word@127.0.0.1:{free_port()}"
+    report = Sender(uri=address, warn=warnings.append).send_all()
+    monkeypatch.setattr("isocline.tracking.sender.connect", lambda uri: opened)
+    sender = Sender(uri=address)
+    assert sender.send_all().pending == 0
+    (spool,) = spools_under(RUNS)
+    written = [path.read_text() for path in spool.directory.glob("*.json*")]
+    assert len(written) == 2
+    with PipelineRun("all") as parent:
+        parent.finish(True, sender)
+    written += [path.read_text() for path in Path("reports").iterdir()]
+    shown = address.replace("me:p@ss-word@", "")
+    assert json.loads(Path("reports/runs.js").read_text().split(" = ")[1][:-2])["ui_url"] == shown
+    assert not [text for text in [*written, *warnings, str(report.error)] if "ss-word" in text]
 
 
 def test_unreachable_server_is_named_once_and_everything_is_sent_when_it_is_another(store: str) -> None:

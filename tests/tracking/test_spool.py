@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from isocline.tracking.spool import Spool, exclusive, read_events, spool_to_continue
+from isocline.tracking.spool import Spool, exclusive, is_held, read_events, spool_to_continue
 
 
 def written(spool: Spool) -> list[int]:
@@ -115,8 +115,12 @@ def test_lock_is_exclusive_names_its_owner_and_dies_with_it(tmp_path: Path) -> N
         assert owner.stdout.readline() == b"held\n"
         with pytest.raises(TimeoutError, match=str(owner.pid)), exclusive(tmp_path / "lock", timeout=0):
             pass
+        assert is_held(tmp_path / "lock")
         owner.kill()
         owner.wait()
     began = time.monotonic()
     with exclusive(tmp_path / "lock", timeout=30):
         assert time.monotonic() - began < 30
+    assert not is_held(tmp_path / "lock")
+    assert not is_held(tmp_path / "absent")
+    assert not (tmp_path / "absent").exists()

@@ -118,6 +118,120 @@ def test_finished_stage_that_runs_again_is_a_new_run() -> None:
     assert first.header["id"] != second.header["id"]  # type: ignore[index]
 
 
+FINISHED = """
+from pathlib import Path
+from isocline.tracking.stage import open_stage
+with open_stage("train@a", {"rate": 1}, ["data"], ["out"]) as run:
+    for step in range(4):
+        run.metric("loss", 1.0 / (step + 1), step)
+    (run.directory / "last.ckpt").write_text("step 2")
+    Path("out").write_text("result")
+"""
+
+
+def finish_unrecorded(project: Path) -> Spool:
+    """A stage of a pipeline that finished, and whose DVC was killed before it wrote dvc.lock."""
+    (project / "dvc.yaml").write_text("stages: {}\n")
+    subprocess.run([sys.executable, "-c", FINISHED], check=True, env={**os.environ})
+    (spool,) = spools_under(RUNS)
+    assert spool.status == "FINISHED"
+    return spool
+
+
+def record(project: Path, **wrong: str) -> None:
+    rows = {"data": "a43c1b0aa53a0c908810c06ab1ff3967", "out": "b4a88417b3d0170d754c647c30b7216a", **wrong}
+    entry = {"deps": [{"path": "data", "md5": rows["data"]}], "outs": [{"path": "out", "md5": rows["out"]}]}
+    (project / "dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": {"train@a": entry}}))
+
+
+@pytest.mark.parametrize("wrong", [None, {"data": "of before"}, {"out": "of before"}])
+def test_finished_stage_that_dvc_did_not_record_goes_on_as_the_same_run(
+    wrong: dict[str, str] | None, project: Path
+) -> None:
+    first = finish_unrecorded(project)
+    if wrong is not None:
+        record(project, **wrong)
+    (project / "out").unlink()  # as DVC does before it runs a stage
+    with open_stage("train@a", {"rate": 1}, ["data"], ["out"]) as run:
+        assert run.resumed
+        assert (run.directory / "last.ckpt").read_text() == "step 2"
+        for step in range(2, 4):
+            run.metric("loss", 1.0 / (step + 1), step)
+        (project / "out").write_text("result")
+    (same,) = spools_under(RUNS)
+    assert same.directory == first.directory
+    assert same.status == "FINISHED"
+    assert losses(same) == [(step, 1.0 / (step + 1)) for step in range(4)]
+    assert (run.directory / "last.ckpt").exists()
+
+
+def test_finished_stage_that_dvc_recorded_starts_afresh_when_it_is_forced(project: Path) -> None:
+    first = finish_unrecorded(project)
+    record(project)
+    with open_stage("train@a", {"rate": 1}, ["data"], ["out"]) as run:
+        assert not run.resumed
+        assert not (run.directory / "last.ckpt").exists()
+    assert len(spools_under(RUNS)) == 2
+    assert first.status == "FINISHED"
+
+
+def test_checkpoint_of_a_finished_stage_goes_when_other_parameters_replace_it(project: Path) -> None:
+    first = finish_unrecorded(project)
+    with open_stage("train@a", {"rate": 2}, ["data"], ["out"]):
+        pass
+    assert not (first.directory.parent / "last.ckpt").exists()
+    assert first.status == "FINISHED"
+
+
+def test_checkpoint_without_its_run_is_never_taken_up(project: Path) -> None:
+    first = finish_unrecorded(project)
+    first.forget()
+    with open_stage("train@a", {"rate": 1}, ["data"], ["out"]) as run:
+        assert not run.resumed
+        assert not (run.directory / "last.ckpt").exists()
+
+
+def trained(project: Path) -> tuple[bytes, int, bool]:
+    """Train a small network as a stage; its weights, the step that it began at, whether its run went on."""
+    from functools import partial
+
+    import torch
+
+    from isocline.networks.ema import ExponentialMovingAverage
+    from isocline.networks.mlp import MLP
+    from isocline.objectives.base import Loss, Objective
+    from isocline.training.fit import FitSettings, fit
+    from isocline.training.module import GenerativeModule
+
+    class Distance(Objective):
+        def forward(self, network: Any, batch: Any, generator: Any) -> Loss:
+            noise = torch.randn(batch.x0.shape, generator=generator)
+            return Loss((network(noise[:, 0], batch.x0, None) - noise).square().mean(), {})
+
+    with open_stage("train@a", {}, ["data"], ["out"]) as run:
+        torch.manual_seed(0)
+        average = partial(ExponentialMovingAverage, decay=0.9)
+        optimizer = partial(torch.optim.AdamW, lr=1e-2)
+        module = GenerativeModule(MLP(2, 8, 2), Distance(), optimizer, average, seed=7, steps=12)
+        settings = FitSettings(steps=12, batch_size=4, log_every=5, checkpoint_seconds=0.0)
+        x0 = torch.randn(9, 2, generator=torch.Generator().manual_seed(1))
+        result = fit(module, {"x0": x0}, settings, run.directory, label="a", log=run.metrics)
+        weights = torch.cat([value.flatten() for value in result.network.parameters()]).numpy().tobytes()
+        (project / "out").write_bytes(weights)
+    return weights, result.resumed_from, run.resumed
+
+
+@pytest.mark.slow
+def test_training_that_dvc_did_not_record_goes_on_to_the_same_bytes(project: Path) -> None:
+    (project / "dvc.yaml").write_text("stages: {}\n")
+    weights, first, resumed = trained(project)
+    assert (first, resumed) == (0, False)
+    curve = [event["v"] for event in events(spools_under(RUNS)[0], "metrics") if event["s"] == 12]
+    assert trained(project) == (weights, 11, True)
+    (spool,) = spools_under(RUNS)
+    assert [event["v"] for event in events(spool, "metrics") if event["s"] == 12] == curve
+
+
 def test_running_stage_cannot_be_opened_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("isocline.tracking.stage._STALE_WAIT", 0.0)
     with (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -12,6 +13,7 @@ import struct
 import subprocess
 import sys
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -296,14 +298,31 @@ def _tracking(root: Path) -> Iterator[Finding]:
 
 
 def _server(uri: str) -> Iterator[Finding]:
-    cure = (
-        "start the server, or unset MLFLOW_TRACKING_URI; until then runs are kept on disk and isocline sync sends them"
-    )
+    """Ask what tracking will ask: the health page answers any host name, and without credentials."""
+    from isocline.tracking.store import ask, is_denied, without_credentials
+
+    shown = without_credentials(uri).rstrip("/")
+    kept = "until then runs are kept on disk and isocline sync sends them"
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=3) as reply:
-            yield Finding("ok", "tracking", f"{uri} answers ({reply.status})")
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        yield Finding("error", "tracking", f"{uri} does not answer ({getattr(error, 'reason', error)})", cure)
+        with contextlib.suppress(urllib.error.HTTPError):  # it answers; the question below says more
+            urllib.request.urlopen(f"{shown}/health", timeout=3).close()
+    except (OSError, ValueError) as error:
+        cure = f"start the server, or unset MLFLOW_TRACKING_URI; {kept}"
+        yield Finding("error", "tracking", f"{shown} does not answer ({getattr(error, 'reason', error)})", cure)
+        return
+    try:
+        ask(uri)
+    except Exception as error:
+        reason = " ".join(without_credentials(str(error)).split())[:200]
+        if "Invalid Host header" in reason:
+            cure = f"start the server with --allowed-hosts '{urllib.parse.urlsplit(shown).netloc}'; {kept}"
+        elif is_denied(error):
+            cure = f"renew MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD; {kept}"
+        else:
+            cure = f"see the server's log, and that MLFLOW_TRACKING_URI is its address; {kept}"
+        yield Finding("error", "tracking", f"{shown} lists no experiments ({reason})", cure)
+        return
+    yield Finding("ok", "tracking", f"{shown} lists its experiments")
 
 
 def _store(uri: str, root: Path) -> Iterator[Finding]:

@@ -119,10 +119,12 @@ def _show(source: IO[bytes], seen: _Seen) -> None:
 
 
 def _run_dvc(argv: list[str], environment: Mapping[str, str], seen: _Seen) -> int:
+    """Run ``dvc repro``; the ``python`` of dvc.yaml is this one, whether or not its environment is activated."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     process = subprocess.Popen(
         [sys.executable, "-m", "dvc", "repro", *argv],
         stdout=subprocess.PIPE,
-        env={**os.environ, **environment, "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, **environment, "PATH": path, "PYTHONUNBUFFERED": "1"},
     )
     assert process.stdout is not None
     while True:
@@ -164,7 +166,7 @@ def run_pipeline(argv: list[str]) -> int:
         seconds = run.finish(code == 0, sender)
     counts = ", ".join(f"{_count(run, status)} {status}" for status in ("ran", "restored", "up to date", "failed"))
     print(f"\n{counts}; {seconds:.0f} s in all.")
-    print(f"Runs: `isocline ui` (or `make ui`), experiment `isocline`, run `{name}` of {sender.uri}")
+    print(f"Runs: `isocline ui` (or `make ui`), experiment `isocline`, run `{name}` of {sender.shown}")
     return code
 
 

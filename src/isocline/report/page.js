@@ -122,6 +122,6 @@
   });
   document.querySelector("#run-panel").hidden = false;
   var note = document.querySelector("#run-note");
-  note.textContent = "Runs are stored at " + runs.tracking_uri + "; start the interface with “make ui”, then the links below work. ";
+  note.textContent = "Runs are stored at " + runs.tracking_uri + (runs.ui_url ? ". " : "; start the interface with “make ui”, then the links below work. ");
   if (runs.parent) { note.appendChild(link(runs.parent, "The parent run of this pipeline")); }
 })();

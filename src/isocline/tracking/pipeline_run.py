@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from isocline.tracking.provenance import digest, document_metrics, git_state, plain
+from isocline.tracking.provenance import digest, digest_tags, document_metrics, git_state, plain
+from isocline.tracking.scratch import settle
 from isocline.tracking.sender import Sender
-from isocline.tracking.spool import RUNS, Spool, exclusive, read_events, spools_under, write_atomically
+from isocline.tracking.spool import RUNS, Spool, exclusive, spools_under, write_atomically
 
 __all__ = ["PipelineRun", "StageOutcome", "StageRecord"]
 
@@ -99,7 +100,7 @@ class PipelineRun:
         """Find the stages that ran under this parent."""
         for spool in spools_under(RUNS):
             header = spool.header
-            if header is None or not _belongs(spool, self.relative):
+            if header is None or spool.parent != self.relative:
                 continue
             stage = str(header["stage"])
             timings = _timings(stage) if spool.status == "FINISHED" else {}
@@ -107,12 +108,15 @@ class PipelineRun:
             self.outcomes[stage] = StageOutcome(status, spool, timings.pop("seconds", None), timings)
 
     def record_lock(self, records: Mapping[str, StageRecord]) -> None:
-        """Give the stages that ran the digests of dvc.lock."""
+        """Give the stages that ran the digests of dvc.lock; what it records needs its checkpoints no longer."""
         for stage, outcome in self.outcomes.items():
             if outcome.status == RAN and stage in records:
+                tags = digest_tags(records[stage].deps, records[stage].outs)
                 outcome.spool.open(stage, stage)
-                outcome.spool.append({"e": "tags", "v": _digest_tags(records[stage])})
+                outcome.spool.append({"e": "tags", "v": tags})
                 outcome.spool.close()
+                with contextlib.suppress(TimeoutError), exclusive(RUNS / stage / "lock", timeout=0):
+                    settle(outcome.spool.directory.parent, tags)
 
     def link(self, stage: str, record: StageRecord, restored: bool) -> None:
         """Record a stage that did not run: a child run that points to the one which made its outputs.
@@ -125,7 +129,8 @@ class PipelineRun:
         spool = Spool(RUNS / stage / self.identity / "spool-linked")
         spool.open(stage, stage, self.relative)
         status = RESTORED if restored else UNCHANGED
-        tags = {"dvc.stage": stage, "isocline.outcome": status, **git_state(), **_digest_tags(record)}
+        digests = digest_tags(record.deps, record.outs)
+        tags = {"dvc.stage": stage, "isocline.outcome": status, **git_state(), **digests}
         spool.append({"e": "restored", "outs": record.outs})
         spool.append({"e": "tags", "v": tags})
         spool.append({"e": "params", "v": {name: plain(v) for name, v in record.params.items()}})
@@ -157,6 +162,7 @@ class PipelineRun:
         self.spool.append({"e": "status", "v": "FINISHED" if succeeded else "FAILED"})
         self.spool.close()
         self._write_page_data(sender)
+        self._alive.close()  # collected and written: the spools may go
         sender.send_all(forget=True)
         return seconds
 
@@ -180,7 +186,8 @@ class PipelineRun:
 
     def _write_page_data(self, sender: Sender) -> None:
         data = {
-            "tracking_uri": sender.uri,
+            "tracking_uri": sender.shown,
+            "ui_url": sender.shown if sender.shown.startswith(("http://", "https://")) else None,
             "experiment_id": sender.experiment_id,
             "parent": sender.run_id(self.spool),
             "stages": self.table(),
@@ -197,21 +204,6 @@ def _reconcile_parents() -> None:
                 spool.open("pipeline", "pipeline")
                 spool.append({"e": "status", "v": "KILLED"})
                 spool.close()
-
-
-def _belongs(spool: Spool, parent: str) -> bool:
-    current = None
-    for event, _ in read_events(spool.path):
-        if event["e"] in ("open", "adopt"):
-            current = event.get("parent")
-    return current == parent
-
-
-def _digest_tags(record: StageRecord) -> dict[str, str]:
-    return {
-        **{f"dep.{path}": md5 for path, md5 in record.deps.items()},
-        **{f"out.{path}": md5 for path, md5 in record.outs.items()},
-    }
 
 
 def _file_digests() -> dict[str, str]:

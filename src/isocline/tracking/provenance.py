@@ -9,7 +9,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["GitState", "digest", "digests", "document_metrics", "fingerprint", "flatten", "git_state", "plain"]
+__all__ = [
+    "GitState",
+    "digest",
+    "digest_tags",
+    "digests",
+    "document_metrics",
+    "fingerprint",
+    "flatten",
+    "git_state",
+    "plain",
+]
 
 _BLOCK = 2**20
 _IGNORED = ("__pycache__",)
@@ -55,6 +65,14 @@ def digests(paths: Iterable[str], root: Path | None = None) -> dict[str, str]:
     root = root or Path()
     found = {path: digest(root / path) for path in paths}
     return {path: value for path, value in found.items() if value is not None}
+
+
+def digest_tags(deps: Mapping[str, str], outs: Mapping[str, str]) -> dict[str, str]:
+    """What a run read and wrote, by which others find it: ``dep.<path>`` and ``out.<path>`` to MD5."""
+    return {
+        **{f"dep.{path}": md5 for path, md5 in deps.items()},
+        **{f"out.{path}": md5 for path, md5 in outs.items()},
+    }
 
 
 def fingerprint(stage: str, params: Mapping[str, Any], inputs: Mapping[str, str]) -> str:

@@ -7,28 +7,43 @@ sender that died between sending and remembering only repeats itself.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from isocline.tracking.spool import RUNS, Event, Spool, exclusive, read_events, spools_under
-from isocline.tracking.store import checked_uri, connect, is_unreachable, tracking_uri
+from isocline.tracking.limits import (
+    METRICS_AT_ONCE,
+    PARAM_LIMIT,
+    PARAMS_AT_ONCE,
+    TAG_LIMIT,
+    TAGS_AT_ONCE,
+    allowed,
+    batches,
+    shorten,
+)
+from isocline.tracking.scratch import settle
+from isocline.tracking.spool import RUNS, Event, Spool, exclusive, is_held, read_events, spools_under
+from isocline.tracking.store import (
+    checked_uri,
+    connect,
+    is_denied,
+    is_refused,
+    tracking_uri,
+    without_credentials,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 __all__ = ["Sender", "SyncReport", "sync"]
 
-METRICS_AT_ONCE, PARAMS_AT_ONCE, TAGS_AT_ONCE = 800, 90, 90
-KEY_LIMIT, PARAM_LIMIT, TAG_LIMIT = 250, 6000, 5000
-_FORBIDDEN = re.compile(r"[^\w\-. :/]")
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 
 
@@ -47,21 +62,6 @@ class SyncReport:
     error: str | None = None
 
 
-def shorten(value: str, limit: int) -> str:
-    """Cut a value that the store would refuse; its digest tells two long values apart."""
-    import hashlib
-
-    if len(value) <= limit:
-        return value
-    mark = f"… md5:{hashlib.md5(value.encode(), usedforsecurity=False).hexdigest()}"
-    return value[: limit - len(mark)] + mark
-
-
-def allowed(key: str) -> str:
-    """A name that the store accepts: what it forbids (the ``@`` of a stage) becomes a colon."""
-    return _FORBIDDEN.sub(":", key)[:KEY_LIMIT]
-
-
 class Sender:
     """Sends the spools below a runs folder to one store.
 
@@ -74,6 +74,7 @@ class Sender:
     def __init__(self, root: Path = RUNS, uri: str | None = None, warn: Callable[[str], None] | None = None):
         self.root = root.absolute()
         self.uri = checked_uri(uri or tracking_uri())
+        self.shown = without_credentials(self.uri)
         self.experiment_id: str | None = None
         self._client: MlflowClient | None = None
         self._warn = warn or (lambda text: print(text, file=sys.stderr, flush=True))
@@ -93,32 +94,53 @@ class Sender:
         """Send what there is, once.
 
         Args:
-            forget: delete spools of finished runs whose every event was sent.
+            forget: delete spools of finished runs whose every event was sent; see `_forget`.
         """
-        sent = pending = 0
+        sent: list[Spool] = []
+        waiting: list[Spool] = []
         error: str | None = None
         with self._busy:
             for spool in spools_under(self.root):
-                if error is None and not (spool.acknowledged and spool.state().get("uri") == self.uri):
+                if error is None and not self._has_sent(spool):
                     error = self._try(spool)
-                if spool.acknowledged and spool.state().get("uri") == self.uri:
-                    sent += 1
-                    if forget and _is_over(spool):
-                        spool.forget()
-                else:
-                    pending += 1
-        return SyncReport(sent, pending, error)
+                (sent if self._has_sent(spool) else waiting).append(spool)
+            if forget:
+                needed = {spool.parent for spool in waiting}
+                for spool in sent:
+                    if spool.directory.relative_to(self.root).as_posix() not in needed:
+                        self._forget(spool)
+        return SyncReport(len(sent), len(waiting), error)
+
+    def _has_sent(self, spool: Spool) -> bool:
+        return spool.acknowledged and spool.state().get("uri") == self.shown
+
+    def _forget(self, spool: Spool) -> None:
+        """Delete a spool that nobody needs: not its stage, not a parent that will collect it, not DVC's next run."""
+        header = spool.header
+        if header is None:
+            return
+        stage = str(header["stage"])
+        parent = spool.directory if stage == "pipeline" else self.root / (spool.parent or "none")
+        with contextlib.ExitStack() as stack:
+            try:
+                for lock in (self.root / stage / "lock", spool.directory / "lock"):
+                    stack.enter_context(exclusive(lock, timeout=0))
+            except TimeoutError:
+                return
+            over = _is_over(spool) and self._has_sent(spool) and not is_held(parent.parent / "alive")
+            if over and settle(spool.directory.parent):
+                spool.forget()
 
     def _try(self, spool: Spool) -> str | None:
         try:
             self.send(spool)
         except Exception as error:
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            reason = " ".join(without_credentials(str(error)).split())[:200] or type(error).__name__
             if not self._warned:
                 self._warned = True
+                state = "refuses access" if is_denied(error) else "cannot be reached"
                 self._warn(
-                    f"tracking: {self.uri} cannot be reached ({reason}); "
-                    "everything is kept in .runs and will be sent later"
+                    f"tracking: {self.shown} {state} ({reason}); everything is kept in .runs and will be sent later"
                 )
             self._client = None
             return reason
@@ -135,11 +157,13 @@ class Sender:
         if header is None:
             return None
         with exclusive(spool.directory / "lock"):
+            if spool.header is None:  # deleted meanwhile
+                return None
             state = spool.state()
-            if state.get("uri") != self.uri or not self._exists(state.get("run_id")):
-                state = {"uri": self.uri, "offset": 0, "run_id": self._run_for(header)}
+            if state.get("uri") != self.shown or not self._exists(state.get("run_id")):
+                state = {"uri": self.shown, "offset": 0, "run_id": self._run_for(header)}
                 spool.save_state(state)
-            for events, offset in _batches(read_events(spool.path, int(state["offset"]))):
+            for events, offset in batches(read_events(spool.path, int(state["offset"]))):
                 self._replay(state["run_id"], events, spool)
                 state["offset"] = offset
                 if spool.header is None:  # deleted meanwhile; do not bring it back
@@ -150,7 +174,7 @@ class Sender:
     def run_id(self, spool: Spool) -> str | None:
         """The run that a spool was sent as, None if it has not been."""
         state = spool.state()
-        return state.get("run_id") if state.get("uri") == self.uri else None
+        return state.get("run_id") if state.get("uri") == self.shown else None
 
     def origin(self, run_id: str | None) -> str | None:
         """The run that made the outputs of a linked run; None if unknown or the store is away."""
@@ -197,18 +221,20 @@ class Sender:
         return None if relative is None else self.send(Spool(self.root / relative))
 
     def _replay(self, run_id: str, events: list[Event], spool: Spool) -> None:
-        from mlflow.exceptions import MlflowException
-
         try:
             self._send_events(run_id, events, spool)
-        except MlflowException as error:
-            if is_unreachable(error):
+        except Exception as error:
+            if not is_refused(error):
                 raise
             if len(events) > 1:
                 for event in events:
                     self._replay(run_id, [event], spool)
                 return
-            self._warn(f"tracking: {spool.directory} keeps an event that the store refuses: {str(error)[:200]}")
+            what = ", ".join(map(str, events[0]["v"])) if isinstance(events[0].get("v"), dict) else ""
+            self._warn(
+                f"tracking: {spool.directory}: the store refuses {events[0]['e']} {what}".rstrip()[:300]
+                + f", which it will go without: {without_credentials(str(error))[:200]}"
+            )
 
     def _send_events(self, run_id: str, events: list[Event], spool: Spool) -> None:
         from mlflow.entities import Metric, Param, RunTag
@@ -342,26 +368,6 @@ def _is_over(spool: Spool) -> bool:
     if header.get("stage") == "pipeline":
         return spool.status not in (None, "RUNNING") and not str(header["id"]).startswith("raw-")
     return spool.status == "FINISHED"
-
-
-def _batches(events: Iterator[tuple[Event, int]]) -> Iterator[tuple[list[Event], int]]:
-    """Group events so that what is sent in one call keeps the stage's order and the store's limits."""
-    group: list[Event] = []
-    size, last = 0, 0
-    for event, offset in events:
-        batched = event["e"] in ("metrics", "params", "tags")
-        weight = len(event.get("v", "")) if batched else 1
-        if group and (not batched or size + weight > METRICS_AT_ONCE):
-            yield group, last
-            group, size = [], 0
-        if batched:
-            group.append(event)
-            size += weight
-        else:
-            yield [event], offset
-        last = offset
-    if group:
-        yield group, last
 
 
 def sync(root: Path = RUNS, uri: str | None = None, seconds: float = 0.0) -> SyncReport:

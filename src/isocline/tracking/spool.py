@@ -22,6 +22,7 @@ __all__ = [
     "RUNS",
     "Spool",
     "exclusive",
+    "is_held",
     "milliseconds",
     "read_events",
     "spool_to_continue",
@@ -85,6 +86,23 @@ def exclusive(path: Path, timeout: float | None = None) -> Iterator[None]:
         os.close(handle)
 
 
+def is_held(path: Path) -> bool:
+    """Whether a living process holds this file lock (see `exclusive`); an absent file is not held, and not made."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.EACCES):
+            raise
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
 def read_events(path: Path, offset: int = 0) -> Iterator[tuple[Event, int]]:
     """Read whole events from a byte offset on.
 
@@ -120,12 +138,19 @@ def spools_under(root: Path) -> list[Spool]:
     return sorted(found, key=lambda spool: (spool.opened_at, str(spool.directory)))
 
 
-def spool_to_continue(directory: Path) -> Spool:
-    """The spool in ``directory`` whose run was not finished, or a new one: a finished stage run again is a new run."""
-    for path in sorted(directory.glob("spool-*")):
-        spool = Spool(path)
-        if spool.header is not None and spool.status != "FINISHED":
+def spool_to_continue(directory: Path, finished_too: bool = False) -> Spool:
+    """The spool in ``directory`` whose run goes on, or a new one: a finished stage run again is a new run.
+
+    Args:
+        directory: ``.runs/<stage>/<fingerprint>``.
+        finished_too: whether the latest finished run goes on too, since nobody took note of its results.
+    """
+    known = [spool for path in sorted(directory.glob("spool-*")) if (spool := Spool(path)).header is not None]
+    for spool in known:
+        if spool.status != "FINISHED":
             return spool
+    if finished_too and known:
+        return max(known, key=lambda spool: spool.opened_at)
     return Spool(directory / f"spool-{uuid.uuid4().hex[:12]}")
 
 
@@ -152,6 +177,15 @@ class Spool:
         for event, _ in read_events(self.path):
             return event if event.get("e") == "open" else None
         return None
+
+    @property
+    def parent(self) -> str | None:
+        """Spool of the parent run, relative to the runs folder; the last one that took this run in."""
+        found = None
+        for event, _ in read_events(self.path):
+            if event.get("e") in ("open", "adopt"):
+                found = event.get("parent")
+        return found
 
     @property
     def opened_at(self) -> int:

@@ -6,7 +6,6 @@ import contextlib
 import json
 import math
 import os
-import shutil
 import threading
 import time
 import traceback
@@ -15,7 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from isocline.tracking.provenance import digest as path_digest
-from isocline.tracking.provenance import digests, document_metrics, fingerprint, flatten, git_state, plain
+from isocline.tracking.provenance import (
+    digest_tags,
+    digests,
+    document_metrics,
+    fingerprint,
+    flatten,
+    git_state,
+    plain,
+)
+from isocline.tracking.scratch import is_marked, mark, remove_scratch, settle, unmark
 from isocline.tracking.spool import (
     RUNS,
     Event,
@@ -40,7 +48,7 @@ class StageRun:
 
     Attributes:
         stage: the stage's name in dvc.yaml, for example ``train@flow``.
-        directory: the stage's own scratch folder; checkpoints live here and are removed on success.
+        directory: the stage's own scratch folder; checkpoints live here until the results are recorded.
         resumed: whether this continues an interrupted run of the same parameters and inputs.
         inputs: digests of the stage's dependencies by path.
     """
@@ -144,7 +152,9 @@ class StageRun:
 
     def outputs(self, paths: list[str]) -> None:
         """Record the digests of what the stage wrote, by which later runs find this one."""
-        self._append({"e": "tags", "v": {f"out.{path}": md5 for path, md5 in digests(paths).items()}})
+        made = digests(paths)
+        self._append({"e": "tags", "v": digest_tags({}, made)})
+        mark(self.directory, digest_tags(self.inputs, made))
 
     def status(self, value: str) -> None:
         """Record RUNNING, FINISHED, FAILED or KILLED."""
@@ -164,14 +174,14 @@ class StageRun:
         write_atomically(RUNS / "timings" / f"{self.stage}.json", json.dumps(document, indent=2) + "\n")
 
 
-def _remove_scratch(directory: Path) -> None:
-    for path in directory.iterdir():
-        if not path.name.startswith("spool-"):
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-
-
 def _reconcile(stage_directory: Path, current: Path) -> None:
-    """Mark runs of this stage that a kill left RUNNING; the caller holds the stage's lock, so none is alive."""
+    """Mark runs of this stage that a kill left RUNNING, and drop the scratch of finished ones that this one replaces.
+
+    The caller holds the stage's lock, so none is alive.
+    """
+    for directory in stage_directory.iterdir():
+        if directory != current and is_marked(directory):
+            remove_scratch(directory)
     for path in stage_directory.glob("*/spool-*"):
         spool = Spool(path)
         if path.parent != current and spool.status == "RUNNING":
@@ -191,7 +201,8 @@ def open_stage(
 ) -> Iterator[StageRun]:
     """Open the run of a stage; a run of the same fingerprint that was interrupted is continued.
 
-    On success the run is FINISHED and its checkpoints are removed; on an exception it is FAILED and they are kept;
+    On success the run is FINISHED, and its checkpoints are removed once dvc.lock records the outputs: if it is opened
+    again before that, the same run goes on from the last checkpoint. On an exception it is FAILED and they are kept;
     after a kill it stays RUNNING until the stage is opened again.
 
     Args:
@@ -216,8 +227,10 @@ def open_stage(
         except TimeoutError as error:
             raise RuntimeError(f"stage {stage} is running already ({error}); wait for it or stop it") from None
         _reconcile(RUNS / stage, directory)
-        spool = spool_to_continue(directory)
+        spool = spool_to_continue(directory, finished_too=not settle(directory))
         resumed = spool.header is not None
+        if not resumed:  # a checkpoint without its run is never taken up
+            remove_scratch(directory)
         parent = os.environ.get(PARENT_VARIABLE)
         spool.open(stage, stage, parent)
         stack.callback(spool.close)
@@ -225,9 +238,9 @@ def open_stage(
         run.resumed = resumed
         run._take_up()
         run.status("RUNNING")
+        unmark(directory)
         run.params(params if logged is None else logged)
-        tags = {"dvc.stage": stage, "isocline.fingerprint": directory.name, **git_state()}
-        tags.update({f"dep.{path}": md5 for path, md5 in inputs.items()})
+        tags = {"dvc.stage": stage, "isocline.fingerprint": directory.name, **git_state(), **digest_tags(inputs, {})}
         if resumed:
             run._append({"e": "adopt", "parent": parent})
         run._append({"e": "tags", "v": tags})
@@ -253,7 +266,7 @@ def _watched(run: StageRun, outs: list[str], interval: float) -> Iterator[StageR
             run.status("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
     run._write_timings(time.perf_counter() - began)
-    _remove_scratch(run.directory)
+    settle(run.directory, recorded={})  # DVC looks at the outputs only now
 
 
 def _one_line(error: BaseException) -> str:

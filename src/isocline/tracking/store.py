@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,16 @@ from isocline.tracking.spool import exclusive
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["EXPERIMENT", "checked_uri", "connect", "is_unreachable", "tracking_uri"]
+__all__ = [
+    "EXPERIMENT",
+    "ask",
+    "checked_uri",
+    "connect",
+    "is_denied",
+    "is_refused",
+    "tracking_uri",
+    "without_credentials",
+]
 
 EXPERIMENT = "isocline"
 """The MLflow experiment that all runs belong to."""
@@ -25,6 +35,13 @@ _QUIET = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 _SQLITE = "sqlite:///"
+_USER_INFO = re.compile(r"(?<=://)[^\s/?#]*@")
+_TOO_LARGE = 413
+_NEVER = (
+    "ALREADY_EXISTS", "BAD_REQUEST", "ENDPOINT_NOT_FOUND", "INVALID_PARAMETER_VALUE", "NOT_IMPLEMENTED",
+    "RESOURCE_ALREADY_EXISTS",
+)  # fmt: skip
+_DENIED = ("CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED", "UNAUTHENTICATED")
 
 
 def tracking_uri() -> str:
@@ -43,6 +60,31 @@ def checked_uri(uri: str) -> str:
     return uri
 
 
+def without_credentials(text: str) -> str:
+    """A URI, or a text that quotes some, as it may be shown and stored: without ``user:password@``."""
+    return _USER_INFO.sub("", text)
+
+
+def _client(uri: str) -> MlflowClient:
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from mlflow import MlflowClient
+    for name in ("alembic", "mlflow", "mlflow.store.db.utils", "urllib3"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return MlflowClient(uri)
+
+
+def ask(uri: str) -> None:
+    """Ask a server for one experiment: whether it takes this host name and these credentials, as tracking needs.
+
+    Raises:
+        MlflowException: if it does not answer, or refuses.
+    """
+    _client(uri).search_experiments(max_results=1)
+
+
 def connect(uri: str | None = None) -> tuple[MlflowClient, str]:
     """Open the store and make sure that the experiment exists.
 
@@ -58,19 +100,12 @@ def connect(uri: str | None = None) -> tuple[MlflowClient, str]:
         ValueError: if the URI is a bare folder, which MLflow no longer keeps runs in.
     """
     uri = checked_uri(uri or tracking_uri())
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from mlflow import MlflowClient
-    for name in ("alembic", "mlflow", "mlflow.store.db.utils", "urllib3"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     if not uri.startswith(_SQLITE):
-        client = MlflowClient(uri)
+        client = _client(uri)
         return client, _experiment(client, None)
     database = Path(uri.removeprefix(_SQLITE)).absolute()
     with exclusive(database.with_name(f"{database.name}.lock")):
-        client = MlflowClient(uri)
+        client = _client(uri)
         return client, _experiment(client, (database.parent / "mlartifacts").as_uri())
 
 
@@ -91,14 +126,22 @@ def _experiment(client: MlflowClient, artifacts: str | None) -> str:
     return str(found.experiment_id)
 
 
-def is_unreachable(error: BaseException) -> bool:
-    """Whether the store is away or busy (try again later), rather than refusing what it was given."""
-    from mlflow.exceptions import MlflowException, RestException
+def is_refused(error: BaseException) -> bool:
+    """Whether the store will never accept what it was given.
 
-    if isinstance(error, RestException):
-        return error.error_code in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
-    if isinstance(error, MlflowException):
-        text = str(error)
-        away = ("API request to", "Max retries", "database is locked", "OperationalError", "unable to open")
-        return any(sign in text for sign in away)
-    return isinstance(error, OSError)  # requests' errors are OSErrors too
+    Everything else is worth another try: a store that is away or busy, an expired token, a page that a proxy answers
+    with.
+    """
+    from mlflow.exceptions import MlflowException
+
+    answer = getattr(error, "response", None)  # of the artifact store, through requests
+    if getattr(answer, "status_code", None) == _TOO_LARGE or f"failed with error code {_TOO_LARGE}" in str(error):
+        return True
+    if not isinstance(error, MlflowException) or str(error).startswith("API request to"):
+        return False
+    return error.error_code in _NEVER
+
+
+def is_denied(error: BaseException) -> bool:
+    """Whether the server does not let this client in: its credentials, or the name that it calls the server by."""
+    return getattr(error, "error_code", None) in _DENIED
