@@ -60,3 +60,8 @@ def test_the_package_line_is_not_the_description(tmp_path):
     path.write_text("a: 1\n# too late\n")
     with pytest.raises(ValueError, match="begin it with"):
         describe(path)
+
+
+def test_the_sampler_of_the_guide_is_there_as_written():
+    guide = (CONF.parent / "docs" / "add-a-sampler.md").read_text()
+    assert f"```yaml\n{(CONF / 'sampler' / 'rk4.yaml').read_text()}```" in guide

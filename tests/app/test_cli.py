@@ -53,6 +53,7 @@ def test_help_names_every_command(capsys):
         (["compose", "sead=1"], ["sead", "did you mean seed"]),
         (["compose", "seed=many"], ["seed", "expected int"]),
         (["compose", "models.vp.process._target_=isocline.nowhere.X"], ["models.vp.process", "cannot be imported"]),
+        (["compose", "sampler@models.masked.sampler=euler"], ["models.masked.sampler", "sampler=ancestral"]),
         (["compse"], ["compse", "--help"]),
         (["list", "solver"], ["solver", "solvers"]),
         (["sample", "flaw"], ["flaw", "isocline repro"]),
@@ -142,6 +143,16 @@ def test_gate_exits_with_failure_and_names_the_metric(project, capsys):
     out, err = capsys.readouterr()
     assert "evaluate-flow.frechet.8" in out
     assert "gate --accept" in err
+
+
+def test_gate_refuses_a_baseline_of_too_few_seeds(project, capsys):
+    for seed in "ab":
+        (project / seed).mkdir()
+        (project / seed / "evaluate-flow.json").write_text('{"frechet": {"8": {"mean": 10.0}}}')
+    assert cli.run(["gate", "--accept", "--profile", "smoke", "a", "b"]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "at least 4 runs" in err
 
 
 def test_the_installed_command_is_this_one():

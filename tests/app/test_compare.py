@@ -84,6 +84,26 @@ def test_what_cannot_be_found_or_compared_is_named(tmp_path):
         compare(["flow", "bad"], tmp_path)
 
 
+def test_metrics_that_are_no_mapping_are_named(tmp_path):
+    write(tmp_path, "flow", 10.0)
+    (tmp_path / "metrics" / "evaluate-bad.json").write_text("[1]")
+    with pytest.raises(ValueError, match=r"evaluate-bad\.json.*a list.*isocline repro"):
+        compare(["flow", "bad"], tmp_path)
+
+
+@pytest.mark.parametrize("uri", ["http://user:secret@127.0.0.1:9", "foo://x"])
+def test_a_store_that_is_away_is_one_line_without_credentials(tmp_path, monkeypatch, uri):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(OSError, match="MLFLOW_TRACKING_URI") as caught:
+        compare(["0" * 32, "1" * 32], tmp_path)
+    message = str(caught.value)
+    assert "0" * 32 in message
+    assert len(message) < 400
+    assert "\n" not in message
+    assert "secret" not in message
+
+
 @pytest.mark.slow
 def test_tracked_runs_are_compared_over_their_curves(tmp_path, monkeypatch):
     from isocline.tracking.store import connect

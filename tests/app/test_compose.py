@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 from pathlib import Path
@@ -28,14 +29,18 @@ def defaults():
     return compose([], ROOT, validate=False).config
 
 
-def problems_of(config, key, value):
+def changed(config, key, value):
     *parents, last = key.split(".")
-    changed = yaml.safe_load(yaml.safe_dump(config))
-    node = changed
+    result = copy.deepcopy(config)
+    node = result
     for parent in parents:
         node = node.setdefault(parent, {})
     node[last] = value
-    return {problem.key: problem.message for problem in validate.problems(changed)}
+    return result
+
+
+def problems_of(config, key, value):
+    return {problem.key: problem.message for problem in validate.problems(changed(config, key, value))}
 
 
 def test_the_committed_parameters_are_the_composition_of_the_defaults():
@@ -107,6 +112,124 @@ def test_what_cannot_be_run_is_refused_in_one_line_that_names_the_key(override, 
     assert "\n" not in message
     for part in parts:
         assert part.lower() in message.lower()
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("models.flow.trainer.precision=bf17", ["models.flow.trainer", "precision", "bf17", "bf16-mixed"]),
+        ("students.sdtt.trainer.precision=bf17", ["students.sdtt.trainer", "precision", "bf17", "32-true"]),
+        ("models.flow.trainer.accelerator=tpux", ["models.flow.trainer.accelerator", "tpux", "auto"]),
+        ("models.flow.optimizer.lr=.inf", ["models.flow.optimizer.lr", ".inf", "finite", "0.001"]),
+        ("models.flow.optimizer.lr=inf", ["models.flow.optimizer.lr", "inf", "finite", "0.001"]),
+        ("models.flow.optimizer.lr=abc", ["models.flow.optimizer.lr", "expected float", "abc"]),
+        ("models.flow.optimizer.betas=[0.9,nan]", ["models.flow.optimizer.betas.1", "nan"]),
+        ("models.flow.modality=text", ["models.flow.modality", "text", "set models.flow.modality=images"]),
+        ("process@models.flow.process=absorbing", ["models.flow.modality", "kernel", "process=linear"]),
+        ("network@models.masked.network=unet", ["models.masked.network", "UNet", "vocab_size"]),
+        ("network@models.ar.network=token_transformer", ["models.ar.network.causal", "set true"]),
+        ("objective@models.masked.objective=matching", ["models.masked.objective", "DenoisingMatching", "Gaussian"]),
+        ("objective@models.flow.objective=masked", ["models.flow.objective", "MaskedDiffusion", "GaussianProcess"]),
+        ("objective@models.ar.objective=masked", ["models.ar.objective", "needs a process"]),
+        ("objective@models.flow.objective=autoregressive", ["models.flow.objective", "takes no process"]),
+        ("sampler@models.flow.sampler=ancestral", ["models.flow.sampler", "AncestralSampler", "sampler=euler"]),
+        ("sampler@models.masked.sampler=euler", ["models.masked.sampler", "ContinuousSampler", "sampler=ancestral"]),
+        ("sampler@models.ar.sampler=ancestral", ["models.ar.sampler", "none", "sampler=autoregressive"]),
+        ("sampler@models.vp.sampler=autoregressive", ["models.vp.sampler", "AutoregressiveSampler", "sampler=euler"]),
+        ("sampler@models.dfm.sampler=confidence", ["models.dfm.sampler", "UniformKernel", "AbsorbingKernel"]),
+        ("sampler@students.sdtt.sampler=euler", ["students.sdtt.sampler", "models.masked.process"]),
+        (
+            "models.flow.sampler.variable._target_=isocline.samplers.variable.NoiseRatioVariable",
+            ["models.flow.sampler", "NoiseRatioVariable", "TimeVariable"],
+        ),
+        (
+            "+models.flow.sampler.wrap={_target_:isocline.samplers.guidance.ClassifierFreeGuidance,_partial_:true,scale:2}",
+            ["models.flow.sampler", "nfe=1"],
+        ),
+        ("models.flow.network.channels=3", ["models.flow.network.channels", "3", "data.images.channels is 1"]),
+        ("models.flow.network.classes=7", ["models.flow.network.classes", "7", "data.images.classes is 10"]),
+        ("judge.images.network.size=32", ["judge.images.network.size", "32", "data.images.size is 28"]),
+        ("models.masked.network.vocab_size=100", ["models.masked.network.vocab_size", "100", "1024"]),
+        ("models.masked.process.vocab_size=100", ["models.masked.process.vocab_size", "100", "1024"]),
+        ("models.masked.network.length=32", ["models.masked.network.length", "32", "64"]),
+        ("data.text.tokenizer.vocab_size=100", ["data.text.tokenizer.vocab_size", "100", "1024"]),
+        ("data.images.classes=7", ["data.images.classes", "7", "data.images.classes=10"]),
+        ("data.images.size=32", ["data.images.size", "32", "data.images.size=28"]),
+        ("data.images.splits.train=abc", ["data.images.splits.train", "expected int", "abc"]),
+        ("data.images.splits.train=0", ["data.images.splits.train", "0", "at least 1"]),
+        ("data.images.splits.train=99999", ["data.images.splits.train", "99999", "5000", "at most 3400"]),
+        ("data.images.splits={train:null,judge:null}", ["data.images.splits", "train and judge", "only one"]),
+        ("~data.images.splits.judge", ["data.images.splits.judge", "is missing"]),
+        ("data.text.splits.train=0.9", ["data.text.splits", "train 0.9", "1.2", "make it 1"]),
+        ("data.text.splits={train:1.2,judge:0.2,valid:-0.5,test:0.1}", ["data.text.splits.valid", "-0.5", "positive"]),
+        ("data.text.splits.train=most", ["data.text.splits.train", "expected float", "most"]),
+        ("judge.text.test_rows=abc", ["judge.text.test_rows", "expected int", "abc"]),
+        ("judge.text.test_rows=-5", ["judge.text.test_rows", "-5", "at least 1"]),
+        (
+            "evaluation.images.likelihood.models.flow.steps=0",
+            ["evaluation.images.likelihood.models.flow.steps", "0", "at least 1"],
+        ),
+        ("students.reflow.teacher=masked", ["students.reflow.teacher", "masked", "flow or vp"]),
+        ("students.sdtt.teacher=ar", ["students.sdtt.objective", "needs a process", "models.ar"]),
+        ("students.reflow.data=nowhere", ["students.reflow.data", "nowhere", "data/pairs/flow"]),
+        ("students.reflow.data=data/images", ["students.reflow.data", "data/pairs/flow"]),
+        ("students.consistency.data=data/text", ["students.consistency.data", "data/images"]),
+        ("+distillation@students.flow=consistency", ["students.flow", "data/models/flow", "rename"]),
+        ("+matrix.images.masked=models", ["matrix.images.masked", "of text", "matrix.text"]),
+    ],
+)
+def test_parts_that_do_not_fit_together_are_refused_before_anything_runs(defaults, override, parts):
+    key, _, value = override.partition("=")
+    if set("@+~") & set(key) or "{" in value or value == ".inf":
+        with pytest.raises(ConfigurationError) as caught:
+            compose([override], ROOT)
+        message = str(caught.value)
+    else:  # the same without composing, which takes most of the time
+        message = str(next(validate.problems(changed(defaults, key, yaml.safe_load(value)))))
+    assert "\n" not in message
+    assert message.startswith(parts[0])
+    for part in parts:
+        assert part.lower() in message.lower()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["sampler@models.masked.sampler=confidence", "sampler@models.dfm.sampler=ancestral"],
+        ["sampler@models.flow.sampler=rk4", "sampler@models.vp.sampler=heun", "sampler@students.reflow.sampler=ddim"],
+        ["process@models.flow.process=trigflow", "process@models.vp.process=vp_cosine"],
+        ["models.flow.network.classes=10", "students.reflow.teacher=vp", "data.images.splits.train=null"],
+        ["data/images=digits", "models.flow.network.multipliers=[1,2]", "models.vp.network.multipliers=[1,2]"],
+        ["data/images=cifar10", "data/text=text8"],
+        ["data/images=twemoji", "data/text=kjv_characters", "models.flow.trainer.precision=bf16-mixed"],
+        ["~models.vp", "~matrix.images.vp", "~students.consistency", "~matrix.images.consistency"],
+    ],
+    ids=" ".join,
+)
+def test_parts_that_fit_together_are_accepted(overrides):
+    compose(overrides, ROOT)
+
+
+def test_what_dvc_yaml_refers_to_has_to_be_there(project):
+    overrides = ["~students.reflow", "~matrix.images.reflow"]
+    compose(overrides, project)
+    stage = {"cmd": "pairs", "deps": ["data/${students.reflow.teacher}"]}
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"pairs": stage}}))
+    with pytest.raises(ConfigurationError, match=r"^students\.reflow\.teacher: is missing.*dvc\.yaml.*keep it"):
+        compose(overrides, project)
+    stage = {"cmd": "pairs", "params": ["students.reflow.pairs"]}
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"pairs": stage}}))
+    with pytest.raises(ConfigurationError, match=r"^students\.reflow\.pairs: is missing.*stage pairs"):
+        compose(["~students.reflow.pairs"], project)
+
+
+def test_malformed_sections_are_problems_and_not_exceptions(defaults):
+    sections = ("data", "data.images", "data.images.splits", "judge", "judge.images", "models", "models.flow", "matrix")
+    parts = ("models.flow.network", "models.flow.sampler", "students", "students.reflow", "evaluation.images")
+    for key in (*sections, *parts):
+        assert key in problems_of(defaults, key, "text"), key
+    assert "models.flow" in problems_of(defaults, "models.flow", None)
+    assert "models.flow.process" in problems_of(defaults, "models.flow.process", [1])
 
 
 def test_missing_sections_and_open_values_are_named(defaults):

@@ -36,7 +36,7 @@ def write(directory, frechet, se=0.1, extra=None):
     return directory
 
 
-def seeds(root, values=(10.0, 10.5, 9.5)):
+def seeds(root, values=(10.0, 10.5, 9.5, 10.0)):
     return [write(root / f"seed-{i}" / "metrics", value) for i, value in enumerate(values)]
 
 
@@ -126,8 +126,8 @@ def test_accept_takes_the_spread_from_several_runs(tmp_path):
     path = accept(tmp_path, "smoke", seeds(tmp_path))
     entry = json.loads(path.read_text())["evaluate-flow.frechet.1"]
     assert entry["value"] == pytest.approx(10.0)
-    assert entry["spread"] == pytest.approx(0.5)
-    assert (entry["runs"], entry["direction"]) == (3, "lower")
+    assert entry["spread"] == pytest.approx(math.sqrt(0.5 / 3))
+    assert (entry["runs"], entry["direction"]) == (4, "lower")
 
 
 def test_accept_of_one_run_says_that_training_noise_is_not_in_it(tmp_path):
@@ -138,6 +138,25 @@ def test_accept_of_one_run_says_that_training_noise_is_not_in_it(tmp_path):
     assert regressions(gate(tmp_path, "smoke")) == []
 
 
+@pytest.mark.parametrize("count", [2, 3])
+def test_so_few_runs_that_nothing_could_fail_are_refused(tmp_path, count):
+    with pytest.raises(ValueError, match=rf"^{count} runs given.*standard deviations.*at least 4 runs") as caught:
+        accept(tmp_path, "smoke", seeds(tmp_path)[:count])
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "baselines").exists()
+
+
+def test_a_run_named_twice_is_refused(tmp_path):
+    runs = seeds(tmp_path)
+    with pytest.raises(ValueError, match="given twice"):
+        accept(tmp_path, "smoke", [*runs, runs[0].parent / "." / "metrics"])
+
+
+def test_one_named_run_is_a_baseline_of_one_run(tmp_path):
+    entry = json.loads(accept(tmp_path, "smoke", seeds(tmp_path)[:1]).read_text())["evaluate-flow.frechet.1"]
+    assert (entry["runs"], entry["spread"]) == (1, None)
+
+
 def test_accepting_twice_writes_the_same_bytes(tmp_path):
     runs = seeds(tmp_path)
     first = accept(tmp_path, "smoke", runs).read_bytes()
@@ -145,7 +164,7 @@ def test_accepting_twice_writes_the_same_bytes(tmp_path):
 
 
 def test_runs_of_different_pipelines_are_refused(tmp_path):
-    runs = [write(tmp_path / "a", 1.0), write(tmp_path / "b", 1.0, extra={"kernel": 0.1})]
+    runs = [*seeds(tmp_path), write(tmp_path / "b", 1.0, extra={"kernel": 0.1})]
     with pytest.raises(ValueError, match=r"evaluate-flow\.kernel"):
         accept(tmp_path, "smoke", runs)
     assert not (tmp_path / "baselines").exists()

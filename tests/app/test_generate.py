@@ -45,6 +45,9 @@ def project(tmp_path, monkeypatch):
     save(tmp_path, "flow", "images", network, GAUSSIAN, {"_target_": "isocline.objectives.matching.DenoisingMatching"})
     network = {"_target_": "isocline.networks.transformer.TokenTransformer", **TOKENS}
     save(tmp_path, "masked", "text", network, ABSORBING, {"_target_": "isocline.objectives.masked.MaskedDiffusion"})
+    network = {**network, "causal": True}
+    objective = {"_target_": "isocline.objectives.autoregressive.AutoregressiveObjective"}
+    save(tmp_path, "ar", "text", network, None, objective)
     CharacterTokenizer(6).train([], "abcd ").save(tmp_path / "data/text/tokenizer.json")
     normalise = {"_target_": "isocline.datasets.text.Normalisation", "lowercase": True}
     (tmp_path / "data/text/card.json").write_text(json.dumps({"normalise": normalise}))
@@ -60,6 +63,11 @@ def test_sampling_writes_a_grid_that_depends_on_the_seed_alone(project, capsys):
     assert grids[0] == grids[1] != grids[2]
     assert Image.open(project / "a.png").mode == "L"
     assert "3 evaluations" in capsys.readouterr().out
+
+
+def test_the_sampler_of_the_guide_spends_four_evaluations_a_step(project, capsys):
+    assert cli.run(["sample", "flow", "--n", "2", "--sampler", "rk4", "--nfe", "9"]) == 0, capsys.readouterr().err
+    assert "8 evaluations" in capsys.readouterr().out
 
 
 def test_text_begins_with_the_prompt(project, capsys):
@@ -79,6 +87,12 @@ def test_text_begins_with_the_prompt(project, capsys):
         (["generate", "masked", "--sampler", "ancestral", "--length", "9"], ["--length 9", "8"]),
         (["generate", "masked", "--sampler", "unknown"], ["unknown", "ancestral"]),
         (["sample", "flow", "--sampler", "euler", "--out", "nowhere/x.png"], ["nowhere", "make it first"]),
+        (["sample", "flow", "--sampler", "euler", "--out", "data"], ["--out data", "folder", "data/grid.png"]),
+        (["sample", "flow", "--sampler", "ancestral"], ["--sampler ancestral", "flow", "AncestralSampler", "euler"]),
+        (["sample", "flow", "--sampler", "autoregressive"], ["--sampler autoregressive", "flow", "euler"]),
+        (["generate", "masked", "--sampler", "euler"], ["--sampler euler", "masked", "ancestral or confidence"]),
+        (["generate", "masked", "--sampler", "autoregressive"], ["--sampler autoregressive", "masked", "ancestral"]),
+        (["generate", "ar", "--sampler", "ancestral"], ["--sampler ancestral", "ar", "use --sampler autoregressive"]),
         (["sample", "flow"], ["params.yaml", "isocline compose"]),
         (["sample", "flaw", "--sampler", "euler"], ["did you mean 'flow'"]),
     ],
@@ -89,6 +103,89 @@ def test_what_does_not_fit_is_one_line(project, capsys, arguments, parts):
     assert err.count("\n") == 1
     assert all(part in err for part in parts), err
     assert not list(project.glob("*.png"))
+
+
+def test_the_samplers_that_are_named_as_a_cure_work(project, capsys):
+    assert cli.run(["generate", "masked", "--sampler", "euler"]) == 1
+    names = capsys.readouterr().err.rpartition("use --sampler ")[2].split(" or ")
+    assert "autoregressive" not in names
+    for name in names:
+        assert cli.run(["generate", "masked", "--sampler", name.strip(), "--nfe", "2"]) == 0, capsys.readouterr().err
+
+
+def test_a_sampler_in_params_yaml_that_does_not_suit_is_named(project, capsys):
+    sampler = "{_target_: isocline.samplers.consistency.ConsistencySampler}"
+    (project / "params.yaml").write_text(f"models: {{masked: {{sampler: {sampler}}}, flow: {{sampler: x}}}}\n")
+    for name, parts in (("masked", ["masked in params.yaml", "ancestral"]), ("flow", ["params.yaml", "_target_"])):
+        assert cli.run(["generate" if name == "masked" else "sample", name]) == 1
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1
+        assert all(part in err for part in parts), err
+
+
+def test_a_sampler_file_that_is_not_yaml_is_named(project, capsys):
+    (project / "conf" / "sampler" / "euler.yaml").write_text("# x\na: [\n")
+    assert cli.run(["sample", "flow", "--sampler", "euler"]) == 1
+    err = capsys.readouterr().err
+    assert "conf/sampler/euler.yaml is not YAML" in err
+    assert err.count("\n") == 1
+    assert cli.run(["sample", "flow", "--sampler", "ancestral"]) == 1
+    assert "use --sampler" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "- 1\n",
+        "a: [\n",
+        "\x00",
+        "name: flow\nmodality: images\n",
+        "name: flow\nmodality: images\nobjective: {}\nnetwork: null\n",
+        "name: flow\nmodality: images\nobjective: {}\nnetwork: {_target_: isocline.nowhere.Net}\n",
+        "name: flow\nmodality: images\nobjective: {}\n"
+        "network: {_target_: isocline.networks.transformer.PatchTransformer, colour: red}\n",
+    ],
+    ids=["empty", "list", "not YAML", "control character", "short", "no network", "no class", "no such argument"],
+)
+def test_a_damaged_model_configuration_is_named_with_the_cure(project, capsys, text):
+    (project / "data" / "models" / "flow" / "model.yaml").write_text(text)
+    assert cli.run(["sample", "flow", "--sampler", "euler"]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "flow/model.yaml" in err
+    assert "isocline repro" in err
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"normalise": {"_target_": "isocline.nowhere.X"}}', '{"normalise": 3}'])
+def test_a_damaged_data_card_is_named_and_the_prompt_is_not_blamed(project, capsys, text):
+    (project / "data" / "text" / "card.json").write_text(text)
+    arguments = ["generate", "masked", "--sampler", "ancestral", "--nfe", "2"]
+    assert cli.run([*arguments, "--prompt", "abc"]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "data/text/card.json is damaged" in err
+    assert "--prompt" not in err
+    assert cli.run(arguments) == 0
+
+
+@pytest.mark.parametrize("alphabet", ["abc ", "abcdef "])
+def test_a_tokenizer_of_another_size_is_named(project, capsys, alphabet):
+    CharacterTokenizer(len(alphabet) + 1).train([], alphabet).save(project / "data/text/tokenizer.json")
+    assert cli.run(["generate", "masked", "--sampler", "ancestral"]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert all(part in err for part in ("tokenizer.json", f"{len(alphabet) + 1} tokens", "6", "isocline repro")), err
+
+
+def test_a_tracking_store_that_is_away_is_one_line(project, capsys, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    assert cli.run(["sample", "0" * 32, "--sampler", "euler"]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert all(part in err for part in ("0" * 32, "http://127.0.0.1:9", "MLFLOW_TRACKING_URI")), err
+    assert len(err) < 400
 
 
 def test_damaged_weights_are_named_with_the_cure(project, capsys):

@@ -49,7 +49,7 @@ def repro(context: typer.Context) -> int:
 def gate(
     accept: Annotated[bool, typer.Option("--accept", help="renew the baseline from this run")] = False,
     profile: Annotated[str | None, typer.Option(help="whose baseline; default: params.yaml's profile")] = None,
-    runs: Annotated[list[Path] | None, typer.Argument(help="with --accept: metrics folders of several seeds")] = None,
+    runs: Annotated[list[Path] | None, typer.Argument(help="with --accept: metrics folders of 4 or more seeds")] = None,
 ) -> int:
     """Compare metrics with the committed baseline; non-zero exit on a regression."""
     from rich.console import Console

@@ -12,15 +12,20 @@ import json
 import math
 import re
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from isocline.metrics.uncertainty import Difference, Estimate, independent_difference
 from isocline.tracking.provenance import document_metrics
 
-__all__ = ["Comparison", "Row", "compare", "group_readings", "show"]
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+__all__ = ["Comparison", "Row", "ask_store", "compare", "group_readings", "show"]
+
+T = TypeVar("T")
 
 Key = tuple[str, str, int | None]
 """Group (metrics file or stage), metric, NFE (None where there is none)."""
@@ -128,6 +133,9 @@ def _documents(files: Mapping[str, str], where: str) -> dict[Key, Estimate]:
             document: Any = json.loads(text)
         except json.JSONDecodeError as error:
             raise ValueError(f"{stem}.json of {where} is not JSON ({error}); run `isocline repro` again") from error
+        if not isinstance(document, dict):
+            kind = type(document).__name__
+            raise ValueError(f"{stem}.json of {where} holds a {kind}, not metrics; run `isocline repro` again")
         found.update(group_readings(stem, document_metrics(document)))
     return found
 
@@ -149,17 +157,35 @@ def _committed(revision: str, root: Path) -> dict[str, str]:
     return {Path(name).stem: text for name, text in files.items() if text is not None}
 
 
+def ask_store(run_id: str, question: Callable[[MlflowClient, str], T]) -> T:
+    """Ask the tracking store about a run: ``question(client, experiment)``.
+
+    Raises:
+        ValueError: if the store has no such run.
+        OSError: if the store does not answer.
+    """
+    from isocline.tracking.store import connect, tracking_uri, without_credentials
+
+    try:
+        return question(*connect())
+    except ValueError:  # of the URI itself, which its message names
+        raise
+    except Exception as error:  # of the client, its transport or its database
+        uri = without_credentials(tracking_uri())
+        if getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST":
+            raise ValueError(f"no MLflow run {run_id} in {uri}; MLFLOW_TRACKING_URI says where to look") from error
+        reason = without_credentials(" ".join(str(error).split()))[:120]
+        cure = "start the server or correct MLFLOW_TRACKING_URI"
+        raise OSError(f"run {run_id}: the tracking store {uri} does not answer ({reason}); {cure}") from error
+
+
 def _tracked(run_id: str) -> dict[Key, Estimate]:
     """Read a stage's run, or all stages of a pipeline's run."""
-    from mlflow.exceptions import MlflowException
+    return ask_store(run_id, lambda client, experiment: _stages(run_id, client, experiment))
 
-    from isocline.tracking.store import connect
 
-    client, experiment = connect()
-    try:
-        runs = [client.get_run(run_id)]
-    except MlflowException as error:
-        raise ValueError(f"no MLflow run {run_id} in this store; MLFLOW_TRACKING_URI says where to look") from error
+def _stages(run_id: str, client: MlflowClient, experiment: str) -> dict[Key, Estimate]:
+    runs = [client.get_run(run_id)]
     runs += client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run_id}'", max_results=500)
     found: dict[Key, Estimate] = {}
     for run in runs:

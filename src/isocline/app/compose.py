@@ -57,7 +57,30 @@ def compose(overrides: Sequence[str], root: Path, *, validate: bool = True) -> C
     composition = _compose(list(overrides), conf)
     if validate:
         check(composition.config)
+        if (root / "dvc.yaml").exists():
+            _check_stages(composition.config, root)
     return composition
+
+
+def _check_stages(config: dict[str, Any], root: Path) -> None:
+    """Raise unless the composition has every key that dvc.yaml refers to."""
+    from isocline.app.declaration import declarations
+
+    cure = "keep it in the composition, or take the stage out of dvc.yaml"
+    try:
+        stages = declarations(root, config)
+    except ValueError as error:
+        found = re.search(r"refers to \$\{([^}]+)\}", str(error))
+        if found is None:
+            raise
+        raise ConfigurationError(f"{found[1]}: is missing, and a stage of dvc.yaml needs it; {cure}") from error
+    for stage in stages.values():
+        for key in stage.params:
+            node: Any = config
+            for part in key.split("."):
+                if not isinstance(node, Mapping) or part not in node:
+                    raise ConfigurationError(f"{key}: is missing, and stage {stage.name} of dvc.yaml reads it; {cure}")
+                node = node[part]
 
 
 def _compose(overrides: list[str], conf: Path) -> Composition:

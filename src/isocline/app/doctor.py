@@ -107,7 +107,7 @@ def _threads(root: Path) -> Iterator[Finding]:
         advice = f"isocline compose threads={cores} (results differ in the last bits)"
         yield Finding("warning", "threads", f"{threads} on {cores} cores: spinning threads slow each other 10x", advice)
     elif threads > 1 and load > cores - threads + 0.75:
-        advice = "wait for the other work to end, or ISOCLINE_THREADS=1"
+        advice = "wait for the other work to end, or isocline compose threads=1"
         yield Finding(
             "warning", "threads", f"{threads} wanted, but other work keeps the cores busy (load {load:.1f})", advice
         )

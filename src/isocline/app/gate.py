@@ -2,7 +2,7 @@
 
 The band around a baseline value v is ``±T``, T = max(q s, floor), one band per metric:
 
-- baseline from m >= 2 pipeline runs with other seeds: ``s = sd sqrt(1 + 1/m)`` (spread of one more run about
+- baseline from m >= 4 pipeline runs with other seeds: ``s = sd sqrt(1 + 1/m)`` (spread of one more run about
   the mean of m), ``sd`` being the runs' own spread or, if larger, their mean within-run standard error, since no
   run can be steadier than its own sampling noise; ``q`` is Student's quantile with m - 1 degrees of freedom;
 - baseline from one run: ``s = sqrt(se_base^2 + se_now^2)``, within-run standard errors in quadrature, with the
@@ -46,6 +46,8 @@ __all__ = [
 ]
 
 CONFIDENCE = 0.999
+LEAST_RUNS = 4
+"""From 2 runs the band is 780 of their standard deviations wide, from 3 it is 36: nothing could leave it; 14 from 4."""
 _UNMEASURED_FLOOR, _MEASURED_FLOOR = 1e-2, 1e-6
 _LOWER = (
     "frechet", "kernel", "class_balance_tv", "copies", "bits_per_", "perplexity", "generative_perplexity",
@@ -242,9 +244,17 @@ def accept(root: Path, profile: str, runs: Sequence[Path] = ()) -> Path:
         The baseline's path.
 
     Raises:
-        ValueError: if the runs do not hold the same metrics.
+        ValueError: if there are two or three runs, one is given twice, or they do not hold the same metrics.
     """
     directories = list(runs) or [root / "metrics"]
+    if 1 < len(directories) < LEAST_RUNS:
+        wide = student_quantile(0.5 + CONFIDENCE / 2, len(directories) - 1) * math.sqrt(1 + 1 / len(directories))
+        raise ValueError(
+            f"{len(directories)} runs given: their band would be {wide:.0f} standard deviations wide, which nothing "
+            f"leaves; give at least {LEAST_RUNS} runs with different seeds, or one for sampling noise alone"
+        )
+    if len({Path(directory).resolve() for directory in directories}) < len(directories):
+        raise ValueError(f"{', '.join(map(str, directories))}: a run is given twice; name each once, of its own seed")
     tables = [read_metrics(Path(directory)) for directory in directories]
     for directory, readings in zip(directories, tables, strict=True):
         odd = sorted(readings.keys() ^ tables[0].keys())

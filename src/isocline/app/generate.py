@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import io
 import json
+import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from isocline.app.artifacts import LoadedModel
 
 __all__ = ["TextRequest", "generate_text", "resolve_model", "sample_images"]
+
+
+_SHAPE = {"images": ("channels", "size"), "text": ("length",)}
 
 
 @dataclass(frozen=True)
@@ -56,16 +61,10 @@ def resolve_model(name: str, root: Path) -> Path:
 
 
 def _model_of_run(run_id: str, root: Path) -> Path:
-    from mlflow.exceptions import MlflowException
-
+    from isocline.app.compare import ask_store
     from isocline.tracking.provenance import digest
-    from isocline.tracking.store import connect
 
-    client, _ = connect()
-    try:
-        tags = client.get_run(run_id).data.tags
-    except MlflowException as error:
-        raise ValueError(f"no MLflow run {run_id} in this store; MLFLOW_TRACKING_URI says where to look") from error
+    tags = ask_store(run_id, lambda client, _: dict(client.get_run(run_id).data.tags))
     made = {tag.removeprefix("out."): md5 for tag, md5 in tags.items() if tag.startswith("out.data/models/")}
     if not made:
         raise ValueError(
@@ -78,58 +77,123 @@ def _model_of_run(run_id: str, root: Path) -> Path:
     return root / path
 
 
-def _sampler_section(model: Path, sampler: str | None, root: Path) -> dict[str, Any]:
-    """Return the sampler's configuration: the option's by name, else the model's own from params.yaml."""
+def _sampler_section(model: Path, sampler: str | None, root: Path) -> tuple[dict[str, Any], str]:
+    """Return the sampler's configuration and where it stands: the option's by name, else the model's own."""
     from isocline.app.catalog import entries
 
     if sampler is not None:
         found = {entry.name: entry.path for entry in entries("samplers", root / "conf")}
         if sampler not in found:
             raise ValueError(f"no sampler {sampler!r}; samplers are {', '.join(found)}")
-        section = yaml.safe_load(found[sampler].read_text())
+        try:
+            section = yaml.safe_load(found[sampler].read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{found[sampler]} is not YAML ({_one_line(error)}); correct it") from error
+        source = f"--sampler {sampler}"
     else:
         from isocline.app.declaration import load_params
 
         params = load_params(root)
         sections = [params.get(side, {}).get(model.name) for side in ("models", "students")]
         section = next((s["sampler"] for s in sections if s and s.get("sampler")), None)
+        source = f"the sampler of {model.name} in params.yaml"
     if section is None:
         raise ValueError(
             f"params.yaml has no sampler for {model.name!r}; name one with --sampler (isocline list samplers)"
         )
-    return dict(section)
+    if not isinstance(section, dict) or "_target_" not in section:
+        raise ValueError(f"{source} has no _target_; see conf/sampler/euler.yaml for one that has")
+    return section, source
 
 
 def _load(name: str, root: Path, sampler: str | None, modality: str) -> LoadedModel:
-    from isocline.app.artifacts import load_model
+    """Load a model with a sampler that suits it; everything that does not fit is refused before anything is drawn."""
+    from hydra.errors import InstantiationException
+
+    from isocline.app.artifacts import build, load_model
 
     directory = resolve_model(name, root)
-    loaded = load_model(directory, _sampler_section(directory, sampler, root))
-    if loaded.modality != modality:
-        other = "generate" if loaded.modality == "text" else "sample"
-        raise ValueError(f"{name} is a model of {loaded.modality}; use `isocline {other} {name}`")
-    needs_process = loaded.process is not None and type(loaded.sampler).__name__.startswith("Autoregressive")
-    if needs_process:
+    section, source = _sampler_section(directory, sampler, root)
+    try:
+        model = load_model(directory)
+    except (InstantiationException, KeyError, TypeError, AttributeError) as error:
+        cure = f"delete {directory} and run `isocline repro` again"
+        raise ValueError(f"{directory / 'model.yaml'} cannot be built ({_one_line(error)}); {cure}") from error
+    if model.modality != modality:
+        other = "generate" if model.modality == "text" else "sample"
+        raise ValueError(f"{name} is a model of {model.modality}; use `isocline {other} {name}`")
+    missing = [key for key in _SHAPE[modality] if key not in model.config["network"]]
+    if missing:
         raise ValueError(
-            f"sampler {sampler!r} is for autoregressive models; {name} is not one (isocline list samplers)"
+            f"{directory / 'model.yaml'}: network has no {missing[0]}, which `isocline` samples by; add it"
         )
-    return loaded
+    try:
+        made = build(section)
+    except InstantiationException as error:
+        raise ValueError(f"{source} cannot be built ({_one_line(error)}); correct it") from error
+    _check_sampler(made, model, source, root)
+    return replace(model, sampler=made)
+
+
+def _check_sampler(sampler: Any, model: LoadedModel, source: str, root: Path) -> None:
+    """Raise unless the sampler can sample from the model's process.
+
+    Raises:
+        ValueError: naming the samplers that can.
+    """
+    from isocline.app.catalog import entries
+    from isocline.app.crosschecks import ConfigurationError, locate, misfit
+    from isocline.samplers.discrete import AbstractDiscreteSampler
+
+    process = None if model.process is None else type(model.process)
+    reason = misfit(type(sampler), process)
+    if reason is None and process is not None and isinstance(sampler, AbstractDiscreteSampler):
+        try:
+            sampler.stepper(model.process)
+        except TypeError as error:
+            reason = str(error)
+    if reason is None:
+        return
+    fitting = []
+    for entry in entries("samplers", root / "conf"):
+        try:
+            other = locate(yaml.safe_load(entry.path.read_text(encoding="utf-8"))["_target_"])
+        except (ConfigurationError, yaml.YAMLError, KeyError, TypeError):
+            continue
+        if inspect.isclass(other) and other is not type(sampler) and misfit(other, process) is None:
+            fitting.append(entry.name)
+    cure = f"use --sampler {' or '.join(fitting)}" if fitting else "see `isocline list samplers`"
+    raise ValueError(f"{source} does not suit {model.name}: {reason}; {cure}")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error.__cause__ or error).split())[:200]
+
+
+def _check_target(out: Path) -> None:
+    """Raise unless a file can be written there: found out before the sampling, not after it."""
+    if out.is_dir():
+        raise IsADirectoryError(f"--out {out} is a folder; name a file in it, for instance {out / 'grid.png'}")
+    folder = out.absolute().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder} for --out; make it first")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"--out {out}: {folder} cannot be written to; choose another folder")
 
 
 def sample_images(name: str, root: Path, *, n: int, sampler: str | None, nfe: int, seed: int, out: Path) -> int:
     """Sample ``n`` images and write them as a grid; return the evaluations spent per image.
 
     Raises:
-        FileNotFoundError: if the model or the output's folder is not there.
-        ValueError: if the model is not one of images, or the sampler does not fit.
+        OSError: if the model or the output's folder is not there, or the output is a folder.
+        ValueError: if the model is damaged or not one of images, or the sampler does not fit.
     """
     import torch
 
     from isocline.processes.denoiser import Denoiser
     from isocline.randomness import generator, sample_noise
 
-    if not out.absolute().parent.is_dir():
-        raise FileNotFoundError(f"no folder {out.absolute().parent} for --out; make it first")
+    _check_target(out)
     model = _load(name, root, sampler, "images")
     network = model.config["network"]
     shape = (network["channels"], network["size"], network["size"])
@@ -181,13 +245,20 @@ def generate_text(name: str, root: Path, request: TextRequest) -> list[str]:
     from isocline.randomness import generator
 
     model = _load(name, root, request.sampler, "text")
-    tokenizer = Tokenizer.load(root / "data" / "text" / "tokenizer.json")
+    path = root / "data" / "text" / "tokenizer.json"
+    tokenizer, size = Tokenizer.load(path), model.config["network"].get("vocab_size")
+    if size is not None and tokenizer.vocab_size != size:
+        raise ValueError(
+            f"{path} has {tokenizer.vocab_size} tokens, {name} was trained with {size}; "
+            f"run `isocline repro` to train {name} anew, or git checkout its commit and dvc checkout"
+        )
     longest = int(model.config["network"]["length"])
     length = request.length or longest
     if length > longest:
         raise ValueError(f"--length {length} is more than the model's {longest} tokens")
+    text = _as_in_training(request.prompt, root)
     try:
-        start = tokenizer.encode(_as_in_training(request.prompt, root))
+        start = tokenizer.encode(text)
     except ValueError as error:
         raise ValueError(f"--prompt {request.prompt!r}: {error}") from error
     if len(start) >= length:
@@ -214,8 +285,16 @@ def generate_text(name: str, root: Path, request: TextRequest) -> list[str]:
 
 def _as_in_training(prompt: str, root: Path) -> str:
     """Simplify a prompt as the training text was (the data card says how)."""
+    from hydra.errors import InstantiationException
+
     from isocline.app.artifacts import build
 
     card = root / "data" / "text" / "card.json"
-    normalise = build(json.loads(card.read_text()).get("normalise")) if card.exists() else None
-    return str(normalise(prompt)) if prompt and normalise else prompt
+    if not prompt or not card.exists():
+        return prompt
+    try:
+        normalise = build(json.loads(card.read_text(encoding="utf-8")).get("normalise"))
+        return str(normalise(prompt)) if normalise else prompt
+    except (ValueError, AttributeError, TypeError, InstantiationException) as error:
+        cure = f"delete {card} and run `isocline repro` again"
+        raise ValueError(f"{card} is damaged ({_one_line(error)}); {cure}") from error

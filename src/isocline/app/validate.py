@@ -1,9 +1,9 @@
 """Check a whole composition before anything is written or run: keys, types, ranges, and every object that it names.
 
-Two layers. A declarative table (`RULES`) holds the plain values: which keys there are, their type and their range.
-Every ``_target_`` is imported, its arguments are bound to its signature and compared with the annotations, and the
-object is built (networks on torch's meta device, which allocates nothing), so that whatever a constructor refuses
-is reported with the key that holds it.
+Three layers. A declarative table (`RULES`) holds the plain values: which keys there are, their type and their range.
+`isocline.app.crosschecks` compares the parts with each other. Then every ``_target_`` is imported, its arguments are
+bound to its signature and compared with the annotations, and the object is built (networks on torch's meta device,
+which allocates nothing), so that whatever a constructor refuses is reported with the key that holds it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import inspect
-import logging
 import math
 import types
 import typing
@@ -19,22 +18,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from isocline.app.crosschecks import ConfigurationError, Problem, disagreements, locate
+
 __all__ = ["RULES", "ConfigurationError", "Problem", "Rule", "check", "problems"]
-
-
-class ConfigurationError(ValueError):
-    """A composition that cannot be run; the message names key, value and cure."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What is wrong with one key."""
-
-    key: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.key}: {self.message}" if self.key else self.message
 
 
 @dataclass(frozen=True)
@@ -59,10 +45,11 @@ class Rule:
 _SECTION = Rule(dict)
 _COUNT = Rule(int, low=1)
 _MODALITY = Rule(str, choices=("images", "text"))
+_ACCELERATOR = Rule(str, choices=("cpu", "auto", "gpu", "cuda", "mps"))
 RULES: dict[str, Rule] = {
     "seed": Rule(int, low=0, high=2**63 - 1),
     "threads": Rule(int, low=1, high=1024),
-    "accelerator": Rule(str, choices=("cpu", "auto", "gpu", "cuda", "mps")),
+    "accelerator": _ACCELERATOR,
     "profile": Rule(str),
     "matrix": _SECTION,
     "matrix.images": _SECTION,
@@ -71,8 +58,17 @@ RULES: dict[str, Rule] = {
     "data": _SECTION,
     "data.images": _SECTION,
     "data.text": _SECTION,
+    "data.images.dataset": _SECTION,
+    "data.images.splits": _SECTION,
+    "data.images.splits.*": Rule(int, low=1, optional=True),
+    "data.images.classes": Rule(int, low=1, high=2**16, optional=True),
     "data.images.channels": Rule(int, low=1, high=16, optional=True),
     "data.images.size": Rule(int, low=2, high=4096, optional=True),
+    "data.text.dataset": _SECTION,
+    "data.text.normalise": _SECTION,
+    "data.text.tokenizer": _SECTION,
+    "data.text.splits": _SECTION,
+    "data.text.splits.*": Rule(float),
     "data.text.vocab_size": Rule(int, low=2, high=2**24, optional=True),
     "data.text.length": Rule(int, low=2, high=2**20, optional=True),
     "judge": _SECTION,
@@ -83,6 +79,7 @@ RULES: dict[str, Rule] = {
     "judge.*.training.batch_size": _COUNT,
     "judge.*.training.lr": Rule(float, low=0.0, high=10.0),
     "judge.text.order": Rule(int, low=1, high=16, optional=True),
+    "judge.text.test_rows": Rule(int, low=1, optional=True),
     "models": _SECTION,
     "models.*": _SECTION,
     "models.*.modality": _MODALITY,
@@ -99,12 +96,14 @@ RULES: dict[str, Rule] = {
     "students.*.pairs.batch_size": _COUNT,
     "evaluation": _SECTION,
     "evaluation.images": _SECTION,
+    "evaluation.images.likelihood.models.*.steps": Rule(int, low=1, optional=True),
     "evaluation.text": _SECTION,
     "report": Rule(dict, optional=True),
 }
 for _side in ("models.*", "students.*"):
     for _part in ("objective", "optimizer", "ema", "trainer", "sampler"):
         RULES[f"{_side}.{_part}"] = _SECTION
+    RULES[f"{_side}.trainer.accelerator"] = _ACCELERATOR
 """Dotted patterns (``*`` is one name) to rules. A section that has rules and no ``_target_`` holds no other keys,
 except those in `OPEN`, whose owners check them."""
 
@@ -129,8 +128,9 @@ def check(config: Mapping[str, Any]) -> None:
 
 
 def problems(config: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield every problem of a composition: plain values first, then references, then objects."""
-    plain = [*_plain(config), *_references(config)]
+    """Yield every problem of a composition: plain values first, then references and pairings, then objects."""
+    plain = [*_plain(config), *_not_finite(config), *_references(config)]
+    plain += disagreements(config)
     yield from plain
     broken = {problem.key for problem in plain}
     for key, node in _targets(config):
@@ -175,6 +175,15 @@ def _plain(config: Mapping[str, Any]) -> Iterator[Problem]:
     yield from _unknown(config, "")
 
 
+def _not_finite(node: Any, key: str = "") -> Iterator[Problem]:
+    """Yield infinities and NaNs, also as the text that Hydra makes of ``.inf`` on the command line."""
+    if isinstance(node, Mapping | list):
+        for name, child in node.items() if isinstance(node, Mapping) else enumerate(node):
+            yield from _not_finite(child, f"{key}.{name}".lstrip("."))
+    elif str(node).lower().lstrip("+-.") in ("inf", "nan", "infinity") and not key.startswith("report."):
+        yield Problem(key, f"{node} is not a finite number; give one, for instance 0.001")
+
+
 def _violation(value: Any, rule: Rule) -> str | None:
     kinds = rule.kind if isinstance(rule.kind, tuple) else (rule.kind,)
     if (isinstance(value, bool) and bool not in kinds) or not isinstance(
@@ -185,8 +194,14 @@ def _violation(value: Any, rule: Rule) -> str | None:
     if rule.choices and value not in rule.choices:
         return f"{value!r} is not one of {', '.join(map(str, rule.choices))}"
     if isinstance(value, int | float) and not rule.low <= value <= rule.high:
-        return f"{value} is out of range [{rule.low}, {rule.high}]"
+        return f"{value} is out of range {_range(rule)}"
     return None
+
+
+def _range(rule: Rule) -> str:
+    if math.isinf(rule.high):
+        return f"[{rule.low}, ∞); give at least {rule.low}"
+    return f"[{rule.low}, {rule.high}]"
 
 
 def _show(value: Any) -> str:
@@ -245,20 +260,6 @@ def _object(key: str, node: Mapping[str, Any], config: Mapping[str, Any]) -> Ite
             yield problem
 
 
-def _locate(name: Any) -> Callable[..., Any]:
-    from hydra.utils import get_object
-
-    logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it logs what it raises: one line is enough
-    try:
-        found = get_object(name)
-    except Exception as error:
-        reason = str(error).splitlines()[-1] if str(error) else type(error).__name__
-        raise ConfigurationError(f"_target_ {name!r} cannot be imported ({reason[:160]})") from error
-    if not callable(found):
-        raise ConfigurationError(f"_target_ {name!r} is not callable")
-    return found  # type: ignore[no-any-return]
-
-
 def _bind(key: str, node: Mapping[str, Any], role: str | None = None) -> Iterator[Problem]:
     role = role or key.rpartition(".")[2]
     given = {name: value for name, value in node.items() if name not in _SPECIAL}
@@ -266,7 +267,7 @@ def _bind(key: str, node: Mapping[str, Any], role: str | None = None) -> Iterato
         for inner, child in _targets(value, f"{key}.{name}"):
             yield from _bind(inner, child)
     try:
-        target = _locate(node["_target_"])
+        target = locate(node["_target_"])
         signature = inspect.signature(target)
     except ConfigurationError as error:
         yield Problem(key, str(error))
@@ -326,7 +327,7 @@ def _fits(value: Any, hint: Any) -> bool:
         elements = {argument for argument in arguments if argument is not Ellipsis}
         fits = len(elements) != 1 or all(_fits(item, next(iter(elements))) for item in value)
     else:
-        ours = isinstance(hint, type) and hint.__module__.startswith(("isocline", "torch.nn"))
+        ours = isinstance(hint, type) and hint.__module__.startswith(("isocline", "torch"))
         fits = value is not None and origin not in (list, tuple) and not ours
     return fits
 
@@ -341,7 +342,7 @@ def _construct(key: str, node: Mapping[str, Any], config: Mapping[str, Any]) -> 
     role = key.rpartition(".")[2]
     late: dict[str, Any] = {}
     if role == "objective":
-        wanted = inspect.signature(_locate(node["_target_"])).parameters
+        wanted = inspect.signature(locate(node["_target_"])).parameters
         process = _process_of(key, config)
         if "process" in wanted and process is not None:
             try:
@@ -373,5 +374,7 @@ def _process_of(key: str, config: Mapping[str, Any]) -> Mapping[str, Any] | None
     side, name, *_ = key.split(".")
     if side == "students":
         side, name = "models", config["students"][name].get("teacher")
-    section = (config.get(side) or {}).get(name)
-    return section.get("process") if isinstance(section, Mapping) else None
+    owners = config.get(side)
+    section = owners.get(name) if isinstance(owners, Mapping) else None
+    process = section.get("process") if isinstance(section, Mapping) else None
+    return process if isinstance(process, Mapping) else None

@@ -1,0 +1,351 @@
+"""What the parts of a composition must agree on: data with networks, processes with samplers, students with teachers.
+
+Each part may be valid by itself and the whole still fail, some of it after hours of training.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["ConfigurationError", "Problem", "disagreements", "locate", "misfit"]
+
+
+class ConfigurationError(ValueError):
+    """A composition that cannot be run; the message names key, value and cure."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with one key."""
+
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.message}" if self.key else self.message
+
+
+@dataclass(frozen=True)
+class _Images:
+    """What is known of a data set without reading it; ``test`` is the official test part (0: none)."""
+
+    shape: tuple[int, int, int]
+    pool: int
+    test: int = 0
+
+
+_KNOWN = {
+    "isocline.datasets.images.MNIST5k": _Images((1, 28, 28), 5000),
+    "isocline.datasets.images.Digits": _Images((1, 8, 8), 1797),
+    "isocline.datasets.fashion_mnist.FashionMNIST": _Images((1, 28, 28), 60000, 10000),
+    "isocline.datasets.cifar10.CIFAR10": _Images((3, 32, 32), 50000, 10000),
+}
+_NEEDED_SPLITS = ("train", "judge", "test")
+_EXAMPLES = {"gaussian": "euler", "kernel": "ancestral", "none": "autoregressive"}
+_FAMILIES = {
+    "gaussian": "a Gaussian process of images",
+    "kernel": "a kernel of text",
+    "none": "no process (autoregressive text)",
+}
+
+
+def disagreements(config: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield what does not fit together; parts that are malformed by themselves are passed over."""
+    yield from _image_data(_section(config, "data", "images"))
+    yield from _text_data(_section(config, "data", "text"))
+    for modality in ("images", "text"):
+        network = _section(config, "judge", modality, "network")
+        yield from _network(f"judge.{modality}.network", network, modality, config)
+    models, students = _section(config, "models"), _section(config, "students")
+    for name in models:
+        yield from _model(name, config)
+    for name in students:
+        if name in models:
+            yield Problem(f"students.{name}", f"models.{name} has the same name and writes data/models/{name}; rename")
+        yield from _student(name, config)
+    yield from _matrix(config)
+
+
+def locate(name: Any) -> Callable[..., Any]:
+    """Import what a ``_target_`` names.
+
+    Raises:
+        ConfigurationError: if it cannot be imported or called.
+    """
+    from hydra.utils import get_object
+
+    logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it logs what it raises: one line is enough
+    try:
+        found = get_object(name)
+    except Exception as error:
+        reason = str(error).splitlines()[-1] if str(error) else type(error).__name__
+        raise ConfigurationError(f"_target_ {name!r} cannot be imported ({reason[:160]})") from error
+    if not callable(found):
+        raise ConfigurationError(f"_target_ {name!r} is not callable")
+    return found  # type: ignore[no-any-return]
+
+
+def misfit(sampler: type, process: type | None) -> str | None:
+    """Tell by their classes why a sampler cannot sample from a process; None if it can, or if that cannot be told.
+
+    Args:
+        sampler: its class.
+        process: its class, None for autoregressive models.
+    """
+    from isocline.samplers.autoregressive import AutoregressiveSampler
+    from isocline.samplers.discrete import AbstractDiscreteSampler
+
+    method = getattr(sampler, "sample", None)
+    if method is None:
+        return f"{sampler.__name__} has no method sample"
+    if issubclass(sampler, AutoregressiveSampler):
+        wanted = "none"
+    elif issubclass(sampler, AbstractDiscreteSampler):
+        wanted = "kernel"
+    elif "denoiser" in inspect.signature(method).parameters:
+        wanted = "gaussian"
+    else:
+        return None
+    found = _family(process)
+    if found in (None, wanted):
+        return None
+    having = "there is none" if process is None else f"this is {process.__name__}"
+    return f"{sampler.__name__} needs {_FAMILIES[wanted]}, and {having}"
+
+
+def _family(process: type | None) -> str | None:
+    from isocline.processes.gaussian import GaussianProcess
+    from isocline.processes.kernel import AbstractKernel
+
+    if process is None:
+        return "none"
+    if issubclass(process, GaussianProcess):
+        return "gaussian"
+    return "kernel" if issubclass(process, AbstractKernel) else None
+
+
+def _section(config: Any, *path: str) -> Mapping[str, Any]:
+    for part in path:
+        config = config.get(part) if isinstance(config, Mapping) else None
+    return config if isinstance(config, Mapping) else {}
+
+
+def _class(node: Mapping[str, Any]) -> type | None:
+    try:
+        found = locate(node.get("_target_"))
+    except ConfigurationError:
+        return None
+    return found if inspect.isclass(found) else None
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _image_data(data: Mapping[str, Any]) -> Iterator[Problem]:
+    node, target = _section(data, "dataset"), _section(data, "dataset").get("_target_")
+    names, known = getattr(_class(node), "classes", None), _KNOWN.get(str(target))
+    facts = dict(zip(("channels", "size"), known.shape, strict=False)) if known else {}
+    facts |= {"classes": len(names)} if isinstance(names, tuple) else {}
+    for name, value in facts.items():
+        if _whole(data.get(name)) and data[name] != value:
+            owner = str(target).rpartition(".")[2]
+            yield Problem(
+                f"data.images.{name}", f"{data[name]}, but {owner} has {value}; set data.images.{name}={value}"
+            )
+    splits = _section(data, "splits")
+    yield from _missing_splits("images", splits)
+    apart = {name: size for name, size in splits.items() if known and known.test and name == "test"}
+    pool = {name: size for name, size in splits.items() if name not in apart}
+    yield from _sizes(pool, known.pool if known else None)
+    yield from _sizes(apart, known.test if known else None)
+
+
+def _missing_splits(modality: str, splits: Mapping[str, Any]) -> Iterator[Problem]:
+    for name in _NEEDED_SPLITS if splits else ():
+        if name not in splits:
+            yield Problem(f"data.{modality}.splits.{name}", "is missing; every data set needs train, judge and test")
+
+
+def _sizes(splits: Mapping[str, Any], available: int | None) -> Iterator[Problem]:
+    rest = [name for name, size in splits.items() if size is None]
+    if len(rest) > 1:
+        yield Problem("data.images.splits", f"{' and '.join(rest)} are null; only one can take all that is left")
+    sizes = {name: size for name, size in splits.items() if _whole(size)}
+    room = None if available is None else available - len(rest)
+    if room is not None and sum(sizes.values()) > room:
+        name = max(sizes, key=lambda n: sizes[n])
+        most = room - sum(size for other, size in sizes.items() if other != name)
+        cure = f"give at most {most}" if most > 0 else "ask for fewer in every split"
+        asked = (
+            f"{sizes[name]} makes {sum(sizes.values())} with the other splits, and the data set has {available} images"
+        )
+        yield Problem(f"data.images.splits.{name}", f"{asked}; {cure}")
+
+
+def _text_data(data: Mapping[str, Any]) -> Iterator[Problem]:
+    splits = _section(data, "splits")
+    yield from _missing_splits("text", splits)
+    shares = [share for share in splits.values() if isinstance(share, int | float)]
+    if len(shares) == len(splits) and shares:
+        for name, share in splits.items():
+            if share <= 0:
+                yield Problem(f"data.text.splits.{name}", f"{share}: a share must be positive")
+        if abs(math.fsum(shares) - 1) > 1e-9:
+            listed = ", ".join(f"{name} {share}" for name, share in splits.items())
+            yield Problem("data.text.splits", f"{listed} add up to {math.fsum(shares):.6g}; make it 1")
+    yield from _same("data.text.tokenizer.vocab_size", _section(data, "tokenizer"), "vocab_size", data, "data.text")
+
+
+def _same(key: str, node: Mapping[str, Any], name: str, data: Mapping[str, Any], where: str) -> Iterator[Problem]:
+    value, wanted = node.get(name), data.get(name)
+    if _whole(value) and _whole(wanted) and value != wanted:
+        yield Problem(key, f"{value}, but {where}.{name} is {wanted}; give both the same value")
+
+
+def _network(key: str, network: Mapping[str, Any], modality: Any, config: Mapping[str, Any]) -> Iterator[Problem]:
+    """Compare a network's shape with that of its data."""
+    data, where = _section(config, "data", str(modality)), f"data.{modality}"
+    mine, other = ("channels", "vocab_size") if modality == "images" else ("vocab_size", "channels")
+    if other in network and mine not in network:
+        kind = str(network.get("_target_")).rpartition(".")[2]
+        yield Problem(key, f"{kind} has {other} and no {mine}: it is no network of {modality}; choose another one")
+    for name in ("channels", "size") if modality == "images" else ("vocab_size",):
+        yield from _same(f"{key}.{name}", network, name, data, where)
+    if modality == "images" and network.get("classes"):
+        yield from _same(f"{key}.classes", network, "classes", data, where)
+    length, wanted = network.get("length"), data.get("length")
+    if modality == "text" and isinstance(length, int) and isinstance(wanted, int) and length < wanted:
+        yield Problem(f"{key}.length", f"{length}, but data.text.length is {wanted}; give at least that")
+
+
+def _model(name: str, config: Mapping[str, Any]) -> Iterator[Problem]:
+    key, model = f"models.{name}", _section(config, "models", name)
+    modality, process = model.get("modality"), _section(model, "process")
+    kind = _class(process) if process else None
+    family = _family(kind) if kind or not process else None
+    if family and modality in ("images", "text") and (family == "gaussian") != (modality == "images"):
+        right = "images" if family == "gaussian" else "text"
+        example = "linear" if modality == "images" else "absorbing"
+        yield Problem(
+            f"{key}.modality",
+            f"{modality!r}, but {key}.process is {_FAMILIES[family]}; set {key}.modality={right}, or "
+            f"process@{key}.process={example}",
+        )
+    network = _section(model, "network")
+    yield from _network(f"{key}.network", network, modality, config)
+    if modality == "text":
+        yield from _same(
+            f"{key}.process.vocab_size", process, "vocab_size", _section(config, "data", "text"), "data.text"
+        )
+    objective = _section(model, "objective")
+    if str(objective.get("_target_")).endswith("AutoregressiveObjective") and network.get("causal") is False:
+        yield Problem(
+            f"{key}.network.causal", "False, but the autoregressive objective needs a causal network; set true"
+        )
+    yield from _uses(key, model, name, config)
+
+
+def _student(name: str, config: Mapping[str, Any]) -> Iterator[Problem]:
+    from isocline.distillation.reflow import Reflow
+
+    key, student = f"students.{name}", _section(config, "students", name)
+    models, modality, chosen = _section(config, "models"), student.get("modality"), student.get("teacher")
+    teacher = _section(models, chosen) if isinstance(chosen, str) else {}
+    if teacher and modality in ("images", "text") and teacher.get("modality") != modality:
+        fitting = [other for other in models if _section(models, other).get("modality") == modality]
+        yield Problem(
+            f"{key}.teacher",
+            f"{chosen!r} is a model of {teacher.get('modality')}, {key} one of {modality}; "
+            f"choose {' or '.join(fitting) or 'another modality'}",
+        )
+    elif teacher:
+        yield from _uses(key, student, str(chosen), config)
+    # The stage that makes pairs is the one of students.reflow (dvc.yaml).
+    pairs = f"data/pairs/{_section(config, 'students', 'reflow').get('teacher')}"
+    known = [f"data/{modality}", *([pairs] if modality == "images" else [])]
+    kind = _class(_section(student, "objective"))
+    if kind is not None and issubclass(kind, Reflow):
+        known = [pairs]
+    if isinstance(student.get("data"), str) and student["data"] not in known:
+        yield Problem(f"{key}.data", f"{student['data']!r} is not what a stage writes for it; set {' or '.join(known)}")
+
+
+def _uses(key: str, part: Mapping[str, Any], name: str, config: Mapping[str, Any]) -> Iterator[Problem]:
+    """Compare the process of a model with the objective and the sampler that work on it."""
+    process, where = _section(config, "models", name, "process"), f"models.{name}.process"
+    kind = _class(process) if process else None
+    if process and kind is None:
+        return
+    objective, sampler = _class(_section(part, "objective")), _class(_section(part, "sampler"))
+    reason = _objective_misfit(objective, kind) if objective else None
+    if reason:
+        yield Problem(f"{key}.objective", f"{reason} ({where}); choose another objective or process")
+    example = _EXAMPLES.get(_family(kind) or "")
+    cure = f"for instance sampler@{key}.sampler={example}" if example else "choose another sampler"
+    reason = misfit(sampler, kind) if sampler else None
+    if sampler and reason is None:
+        labelled = bool(_section(config, "models", name, "network").get("classes"))
+        budgets = _section(config, "evaluation", "images").get("nfe")
+        reason = _trial(_section(part, "sampler"), process, budgets, labelled)
+    if reason:
+        yield Problem(f"{key}.sampler", f"{reason} ({where}); {cure}")
+
+
+def _objective_misfit(objective: Any, process: type | None) -> str | None:
+    wanted = inspect.signature(objective).parameters.get("process")
+    if wanted is None:
+        return None if process is None else f"{objective.__name__} takes no process, and this is {process.__name__}"
+    if process is None:
+        return (
+            None if wanted.default is not wanted.empty else f"{objective.__name__} needs a process, and there is none"
+        )
+    try:
+        hint = typing.get_type_hints(objective.__init__).get("process")
+    except Exception:  # an annotation that cannot be resolved tells nothing
+        return None
+    if not isinstance(hint, type) or _family(hint) is None or issubclass(process, hint):
+        return None
+    return f"{objective.__name__} needs {hint.__name__}, and this is {process.__name__}"
+
+
+def _trial(sampler: Mapping[str, Any], process: Mapping[str, Any], budgets: Any, labelled: bool) -> str | None:
+    """Try a sampler on its process, with a network that predicts zeros for images; return why it refuses."""
+    import torch
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    from isocline.processes.denoiser import Denoiser
+    from isocline.processes.gaussian import GaussianProcess
+    from isocline.processes.kernel import AbstractKernel
+    from isocline.samplers.discrete import AbstractDiscreteSampler
+
+    try:
+        made, on = instantiate(dict(sampler), _convert_="all"), instantiate(dict(process), _convert_="all")
+    except (InstantiationException, ValueError, TypeError):
+        return None
+    try:
+        if isinstance(made, AbstractDiscreteSampler) and isinstance(on, AbstractKernel):
+            made.stepper(on)
+        elif isinstance(on, GaussianProcess) and hasattr(made, "sample"):
+            nfe = min(budgets) if isinstance(budgets, list) and budgets and all(map(_whole, budgets)) else 1
+            denoiser = Denoiser(lambda t, x, cond: torch.zeros_like(x), on)  # type: ignore[arg-type]
+            cond = torch.zeros(1, dtype=torch.int64) if labelled else None
+            made.sample(denoiser, torch.zeros(1, 1, 2, 2), max(nfe, 1), cond=cond, generator=torch.Generator())
+    except (ValueError, TypeError) as error:
+        return " ".join(str(error).split())[:300]
+    return None
+
+
+def _matrix(config: Mapping[str, Any]) -> Iterator[Problem]:
+    for modality, chosen in _section(config, "matrix").items():
+        for name, side in chosen.items() if isinstance(chosen, Mapping) else ():
+            found = _section(config, str(side), name).get("modality")
+            if found in ("images", "text") and found != modality:
+                yield Problem(f"matrix.{modality}.{name}", f"{side}.{name} is of {found}; move it to matrix.{found}")
