@@ -23,8 +23,9 @@ from isocline.processes.gaussian import GaussianProcess
 from isocline.processes.prediction import VelocityPrediction
 from isocline.processes.schedule import LinearSchedule
 from isocline.randomness import generator
-from isocline.training.fit import FitSettings, fit
+from isocline.training.fit import fit
 from isocline.training.module import GenerativeModule, warmup_cosine
+from isocline.training.settings import FitSettings
 
 BATCH = 32
 

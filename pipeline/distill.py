@@ -10,8 +10,9 @@ from isocline.app.artifacts import build, load_model, save_model
 from isocline.app.training_stage import finish, training_tensors
 from isocline.randomness import derive_seed
 from isocline.tracking.stage import StageRun
-from isocline.training.fit import FitSettings, fit
+from isocline.training.fit import fit
 from isocline.training.module import GenerativeModule
+from isocline.training.settings import FitSettings
 
 
 def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import typer
 
 from isocline.app import commands_models, commands_project
+from isocline.app.errors import disk_full
 
 __all__ = ["app", "main"]
 
@@ -56,9 +57,15 @@ def run(arguments: list[str] | None = None) -> int:
             return _usage(error, sys.argv[1:] if arguments is None else arguments)
         if os.environ.get("ISOCLINE_DEBUG") == "1":
             raise
-        text = str(error) if isinstance(error, _USER_ERRORS) and str(error) else f"{type(error).__name__}: {error}"
-        _complain(text if isinstance(error, _USER_ERRORS) else f"{text} (ISOCLINE_DEBUG=1 shows where)")
+        _complain(disk_full(error) or _line(error))
         return 1
+
+
+def _line(error: Exception) -> str:
+    if isinstance(error, _USER_ERRORS) and str(error):
+        return str(error)
+    where = "" if isinstance(error, _USER_ERRORS) else " (ISOCLINE_DEBUG=1 shows where)"
+    return f"{type(error).__name__}: {error}{where}"
 
 
 def _usage(error: Any, arguments: list[str]) -> int:

@@ -200,8 +200,9 @@ def trained(project: Path) -> tuple[bytes, int, bool]:
     from isocline.networks.ema import ExponentialMovingAverage
     from isocline.networks.mlp import MLP
     from isocline.objectives.base import Loss, Objective
-    from isocline.training.fit import FitSettings, fit
+    from isocline.training.fit import fit
     from isocline.training.module import GenerativeModule
+    from isocline.training.settings import FitSettings
 
     class Distance(Objective):
         def forward(self, network: Any, batch: Any, generator: Any) -> Loss:

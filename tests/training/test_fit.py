@@ -19,8 +19,9 @@ from isocline.networks.ema import ExponentialMovingAverage
 from isocline.networks.mlp import MLP
 from isocline.objectives.base import Loss, Objective
 from isocline.training.callbacks import AtomicCheckpoint, latest_checkpoint
-from isocline.training.fit import FitSettings, fit
+from isocline.training.fit import fit
 from isocline.training.module import GenerativeModule, NonFiniteLossError, warmup_cosine
+from isocline.training.settings import FitSettings
 
 STEPS = 60
 

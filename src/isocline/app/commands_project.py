@@ -127,10 +127,11 @@ def doctor() -> int:
 def ui(port: Annotated[int, typer.Option(min=1, max=65535)] = 5000) -> int:
     """Open MLflow's pages on this machine (loopback only)."""
     from isocline.app.doctor import port_is_free
+    from isocline.tracking.store import without_credentials
 
     uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     if uri.startswith("http"):
-        print(f"runs are tracked by the server {uri}: open it in a browser")
+        print(f"runs are tracked by the server {without_credentials(uri)}: open it in a browser")
         return 0
     if not port_is_free(port):
         raise OSError(f"port {port} is in use; choose another one: isocline ui --port {port + 1}")
