@@ -118,11 +118,15 @@ def test_a_non_finite_loss_stops_with_a_cure_and_keeps_the_last_good_checkpoint(
 
 
 class BadGradient(Regression):
-    """A finite loss whose gradient is not a number."""
+    """A finite loss whose gradient is not a number, after some steps."""
+
+    def __init__(self, after: int = 34) -> None:
+        super().__init__()
+        self.after = after
 
     def forward(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> Loss:
         loss = super().forward(network, batch, generator)
-        if self.calls <= 34:
+        if self.calls <= self.after:
             return loss
         weight = next(network.parameters())
         return Loss(loss.total + (weight - weight.detach()).abs().sqrt().sum(), {})
@@ -138,8 +142,8 @@ def test_weights_that_are_no_numbers_are_not_kept(tmp_path: Path) -> None:
 
 
 def test_a_run_does_not_end_with_weights_that_are_no_numbers(tmp_path: Path) -> None:
-    with pytest.raises(NonFiniteLossError):
-        train(tmp_path, BadGradient())
+    with pytest.raises(NonFiniteLossError, match=f"not finite at step {STEPS}"):
+        train(tmp_path, BadGradient(after=STEPS - 1))
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
