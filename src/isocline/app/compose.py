@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from isocline.app.errors import one_line
 from isocline.app.validate import ConfigurationError, check
 
 __all__ = ["Composition", "compose", "replace_file", "write"]
@@ -101,7 +102,7 @@ def _compose(overrides: list[str], conf: Path) -> Composition:
         plain = OmegaConf.to_container(config)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         if isinstance(error, yaml.YAMLError):
-            raise ConfigurationError(f"a file under {conf} is not YAML: {_line(error)}") from error
+            raise ConfigurationError(f"a file under {conf} is not YAML: {one_line(error)}") from error
         raise ConfigurationError(_explain(error, overrides, conf)) from error
     assert isinstance(plain, dict)
     return Composition({str(key): value for key, value in plain.items()}, text)
@@ -138,10 +139,6 @@ def replace_file(content: bytes, path: Path) -> None:
         raise
 
 
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
-
-
 def _explain(error: Exception, overrides: list[str], conf: Path) -> str:
     """Turn Hydra's message into one line that names the key and the nearest ones."""
     message = str(error).partition("\nConfig search path")[0]
@@ -159,7 +156,7 @@ def _explain(error: Exception, overrides: list[str], conf: Path) -> str:
         near = _nearest(key, conf) if overrides else []
         hint = f"did you mean {' or '.join(near)}?" if near else "`isocline compose --dry-run` prints all keys"
         return f"{key}: unknown key; {hint}"
-    return _line(error)
+    return one_line(error)
 
 
 def _nearest(key: str, conf: Path) -> list[str]:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from isocline.app.errors import one_line
+
 __all__ = ["ConfigurationError", "Problem", "disagreements", "locate", "misfit"]
 
 
@@ -339,7 +341,7 @@ def _trial(sampler: Mapping[str, Any], process: Mapping[str, Any], budgets: Any,
             cond = torch.zeros(1, dtype=torch.int64) if labelled else None
             made.sample(denoiser, torch.zeros(1, 1, 2, 2), max(nfe, 1), cond=cond, generator=torch.Generator())
     except (ValueError, TypeError) as error:
-        return " ".join(str(error).split())[:300]
+        return one_line(error)
     return None
 
 

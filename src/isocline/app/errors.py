@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
-__all__ = ["disk_full"]
+__all__ = ["disk_full", "one_line"]
 
 
 def disk_full(error: BaseException | None) -> str | None:
@@ -16,3 +16,8 @@ def disk_full(error: BaseException | None) -> str | None:
             return f"disk full at {place}; free space (for instance `dvc gc --workspace`), then run again"
         error = error.__cause__
     return None
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """An error's message on one line, cut at ``limit`` characters."""
+    return " ".join(str(error).split())[:limit]

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from isocline.app.errors import one_line
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -88,7 +90,7 @@ def _sampler_section(model: Path, sampler: str | None, root: Path) -> tuple[dict
         try:
             section = yaml.safe_load(found[sampler].read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{found[sampler]} is not YAML ({_one_line(error)}); correct it") from error
+            raise ValueError(f"{found[sampler]} is not YAML ({_reason(error)}); correct it") from error
         source = f"--sampler {sampler}"
     else:
         from isocline.app.declaration import load_params
@@ -118,7 +120,7 @@ def _load(name: str, root: Path, sampler: str | None, modality: str) -> LoadedMo
         model = load_model(directory)
     except (InstantiationException, KeyError, TypeError, AttributeError) as error:
         cure = f"delete {directory} and run `isocline repro` again"
-        raise ValueError(f"{directory / 'model.yaml'} cannot be built ({_one_line(error)}); {cure}") from error
+        raise ValueError(f"{directory / 'model.yaml'} cannot be built ({_reason(error)}); {cure}") from error
     if model.modality != modality:
         other = "generate" if model.modality == "text" else "sample"
         raise ValueError(f"{name} is a model of {model.modality}; use `isocline {other} {name}`")
@@ -130,7 +132,7 @@ def _load(name: str, root: Path, sampler: str | None, modality: str) -> LoadedMo
     try:
         made = build(section)
     except InstantiationException as error:
-        raise ValueError(f"{source} cannot be built ({_one_line(error)}); correct it") from error
+        raise ValueError(f"{source} cannot be built ({_reason(error)}); correct it") from error
     _check_sampler(made, model, source, root)
     return replace(model, sampler=made)
 
@@ -166,8 +168,8 @@ def _check_sampler(sampler: Any, model: LoadedModel, source: str, root: Path) ->
     raise ValueError(f"{source} does not suit {model.name}: {reason}; {cure}")
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error.__cause__ or error).split())[:200]
+def _reason(error: BaseException) -> str:
+    return one_line(error.__cause__ or error, 200)
 
 
 def _check_target(out: Path) -> None:
@@ -297,4 +299,4 @@ def _as_in_training(prompt: str, root: Path) -> str:
         return str(normalise(prompt)) if normalise else prompt
     except (ValueError, AttributeError, TypeError, InstantiationException) as error:
         cure = f"delete {card} and run `isocline repro` again"
-        raise ValueError(f"{card} is damaged ({_one_line(error)}); {cure}") from error
+        raise ValueError(f"{card} is damaged ({_reason(error)}); {cure}") from error

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from isocline.app.crosschecks import ConfigurationError, Problem, disagreements, locate
+from isocline.app.errors import one_line
 
 __all__ = ["RULES", "ConfigurationError", "Problem", "Rule", "check", "problems"]
 
@@ -363,9 +364,9 @@ def _construct(key: str, node: Mapping[str, Any], config: Mapping[str, Any]) -> 
         if isinstance(cause, NotImplementedError | RuntimeError) and "meta" in str(cause).lower():
             return None
         inner = str(error).rpartition("full_key: ")[2].strip() if "full_key: " in str(error) else ""
-        return Problem(f"{key}.{inner}" if inner else key, " ".join(str(cause).split())[:300])
+        return Problem(f"{key}.{inner}" if inner else key, one_line(cause))
     except (ValueError, TypeError, AssertionError) as error:
-        return Problem(key, " ".join(str(error).split())[:300])
+        return Problem(key, one_line(error))
     return None
 
 
