@@ -2,7 +2,21 @@
 
 from isocline.solvers.controller import ConstantSteps, FixedGrid, PIDController
 from isocline.solvers.euler_maruyama import EulerMaruyama
-from isocline.solvers.explicit import RK4, Bosh3, Dopri5, Euler, Heun, Midpoint, Ralston, Tsit5
+from isocline.solvers.event import Event
+from isocline.solvers.explicit import (
+    RK4,
+    RK38,
+    Bosh3,
+    Dopri5,
+    Dopri8,
+    Euler,
+    Fehlberg2,
+    Heun,
+    Heun3,
+    Midpoint,
+    Ralston,
+    Tsit5,
+)
 from isocline.solvers.loop import solve, solve_strict
 from isocline.solvers.markov import AbstractMarkovStepper, MarkovEuler, TauLeaping
 from isocline.solvers.problem import MarkovProblem, ODEProblem, SDEProblem, VectorField
@@ -15,16 +29,21 @@ __all__ = [
     "Bosh3",
     "ConstantSteps",
     "Dopri5",
+    "Dopri8",
     "Euler",
     "EulerMaruyama",
+    "Event",
+    "Fehlberg2",
     "FixedGrid",
     "Heun",
+    "Heun3",
     "MarkovEuler",
     "MarkovProblem",
     "Midpoint",
     "ODEProblem",
     "PIDController",
     "RK4",
+    "RK38",
     "Ralston",
     "SDEProblem",
     "SaveAt",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ __all__ = [
     "Decision",
     "FixedGrid",
     "InitialStep",
+    "JointDecision",
     "PIDController",
     "root_mean_square",
 ]
@@ -98,11 +101,11 @@ class InitialStep:
     """The first trial step.
 
     Attributes:
-        dt: signed, float64, shape (B,).
+        size: unsigned, float64, shape (B,), or () under joint control.
         nfe: evaluations it took to find, for every sample.
     """
 
-    dt: Tensor
+    size: Tensor
     nfe: int
 
 
@@ -111,30 +114,48 @@ class Decision:
     """Verdict on a trial step, per sample.
 
     Attributes:
-        accept: bool, shape (B,).
-        finite: bool, shape (B,): the trial state and its error were finite.
+        accept: bool, shape (B,); False where the trial state or its error is not finite.
         factor: by which to multiply the step, float64, shape (B,).
         memory: the controller's state if the step is accepted.
+        finite: bool, shape (B,): the trial state and its error were finite.
     """
 
     accept: Tensor
-    finite: Tensor
     factor: Tensor
-    memory: Tensor
+    memory: Tensor | None
+    finite: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class JointDecision:
+    """Verdict on a trial step of the whole batch; see `Decision`."""
+
+    accept: bool
+    factor: float
+    memory: tuple[float, float]
+    finite: bool
 
 
 class AbstractAdaptiveController(AbstractController):
-    """Chooses each sample's steps from its error estimates.
+    """Chooses steps from error estimates, for each sample its own or for all together.
 
     Attributes:
+        joint: one norm and one step size for the whole batch.
         dt_min: smallest step tried, except for the last one.
         dt_max: largest step.
         max_steps: trial steps that one sample may use.
+        factor_min: by which a step is multiplied that the stepper declared invalid.
+        step_ts: times at which a step has to end.
+        jump_ts: times at which a step has to end, because the field jumps there.
     """
 
+    joint: bool
+    factor_min: float
     dt_min: float
     dt_max: float
     max_steps: int
+    step_ts: Sequence[float] | Tensor
+    jump_ts: Sequence[float] | Tensor
 
     @abstractmethod
     def initial_step(
@@ -143,35 +164,54 @@ class AbstractAdaptiveController(AbstractController):
         """Find the first step; ``slope`` is the slope at the start where the stepper has it already."""
 
     @abstractmethod
-    def initial_memory(self, t0: Tensor) -> Tensor:
+    def initial_memory(self, t0: Tensor) -> Tensor | None:
         """The state before the first step; leads with B."""
 
     @abstractmethod
-    def decide(self, error: Tensor, y0: Tensor, y1: Tensor, memory: Tensor, error_order: int) -> Decision:
+    def decide(
+        self, error: Tensor, y0: Tensor, y1: Tensor, memory: Tensor | None, error_order: int | Tensor
+    ) -> Decision:
         """Judge a trial step of every sample."""
+
+    @abstractmethod
+    def decide_jointly(
+        self, error: Tensor, y0: Tensor, y1: Tensor, memory: tuple[float, float], error_order: int
+    ) -> JointDecision:
+        """Judge a trial step of the whole batch."""
 
 
 def root_mean_square(scaled: Tensor) -> Tensor:
     """``sqrt(mean(|e|²))`` over the event axes, float64, shape (B,)."""
-    flat = scaled.reshape(scaled.shape[0], -1)
-    return flat.abs().double().square().mean(1).sqrt()
+    return mean_square(scaled.abs().double().square()).sqrt()
 
 
-@dataclass(frozen=True)
+def mean_square(squares: Tensor) -> Tensor:
+    """Mean over the event axes, float64, shape (B,), each row summed in the same order whatever the batch."""
+    flat = squares.reshape(squares.shape[0], -1)
+    width = flat.shape[1]
+    if width == 1:
+        return flat[:, 0].double()
+    # A reduction over a very short row is several times as slow as the sum of columns.
+    total = functools.reduce(torch.add, flat.unbind(1)) if width <= 4 else flat.sum(1)
+    return total.double().mul_(1 / width)
+
+
+@dataclass(frozen=True, eq=False)
 class PIDController(AbstractAdaptiveController):
     """Holds the weighted root-mean-square error of every sample's steps at one.
 
     With ``r_n = 1 / ‖error / (atol + rtol max(|y0|, |y1|))‖`` and k the order of the error estimate, the next step is
-    ``h · safety · r_n^((p+i+d)/k) · r_{n-1}^(-(p+2d)/k) · r_{n-2}^(d/k)``, within ``[factor_min, factor_max]``. The
-    default is the elementary (integral) controller; ``pcoeff=0.3, icoeff=0.4`` is the PI controller for problems at
-    the edge of stability. Not differentiated: gradients pass through the states at fixed step sizes.
+    ``h · safety · r_n^((p+i+d)/k) · r_{n-1}^(-(p+2d)/k) · r_{n-2}^(d/k)``, within ``[factor_min, factor_max]``; after
+    a rejection only the first factor counts. The default is the elementary (integral) controller; ``pcoeff=0.3,
+    icoeff=0.4`` is the PI controller for problems at the edge of stability. Not differentiated: gradients pass
+    through the states at fixed step sizes.
 
     Source: Söderlind, Digital filters in adaptive time-stepping (2003), section 3; Hairer, Nørsett, Wanner I, section
     II.4 (norm and initial step).
 
     Attributes:
         rtol: relative tolerance.
-        atol: absolute tolerance.
+        atol: absolute tolerance; a tensor that broadcasts against ``*event`` gives each component its own.
         pcoeff: proportional coefficient.
         icoeff: integral coefficient.
         dcoeff: derivative coefficient.
@@ -182,14 +222,18 @@ class PIDController(AbstractAdaptiveController):
         dt_min: a sample whose step of this size is rejected fails; at least a few units of rounding of t.
         dt_max: largest step.
         max_steps: trial steps that one sample may use.
-        norm: scaled error (B, *event) → (B,) in float64.
+        norm: scaled error (B, *event) → (B,) in float64; under joint control → ().
+        joint: one norm over the whole batch and one step size for all: for homogeneous batches, and where the batch is
+            one system. One hard sample among many easy ones is hidden by the mean.
+        step_ts: times at which a step has to end.
+        jump_ts: likewise, where the field jumps: the slope is evaluated again just beyond.
 
     Raises:
         ValueError: if a value is out of range.
     """
 
     rtol: float = 1e-5
-    atol: float = 1e-7
+    atol: float | Tensor = 1e-7
     pcoeff: float = 0.0
     icoeff: float = 1.0
     dcoeff: float = 0.0
@@ -201,11 +245,15 @@ class PIDController(AbstractAdaptiveController):
     dt_max: float = float("inf")
     max_steps: int = 10_000
     norm: Callable[[Tensor], Tensor] = dataclasses.field(default=root_mean_square, repr=False)
+    joint: bool = False
+    step_ts: Sequence[float] | Tensor = ()
+    jump_ts: Sequence[float] | Tensor = ()
 
     def __post_init__(self) -> None:
+        smallest = float(torch.as_tensor(self.atol).min())
         in_range = {
             "rtol": self.rtol >= 0,
-            "atol": self.atol >= 0 and self.rtol + self.atol > 0,
+            "atol": smallest >= 0 and self.rtol + smallest > 0,
             "safety": 0 < self.safety <= 1,
             "factor_min": 0 < self.factor_min < 1,
             "factor_max": self.factor_max > 1,
@@ -225,41 +273,96 @@ class PIDController(AbstractAdaptiveController):
         span, y0 = t1 - t0, problem.start
         bound = span.abs().clamp(max=self.dt_max)
         if self.dt0 is not None:
-            return InitialStep(span.sign() * bound.clamp(max=self.dt0), 0)
+            return InitialStep(bound.clamp(max=self.dt0), 0)
         nfe = 1 if slope is not None else 2
         slope = problem.evaluate(t0, y0) if slope is None else slope
-        scale = self.atol + self.rtol * y0.abs()
-        d0, d1 = self.norm(y0 / scale), self.norm(slope / scale)
+        scale = self._scale(y0.abs())
+        d0, d1 = self._norm(y0 / scale), self._norm(slope / scale)
         h0 = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1)
         h0 = torch.where(h0.isfinite(), h0, 1e-6).minimum(bound)
         signed = h0 * span.sign()
         trial = y0 + expand_like(signed, y0).to(y0.dtype) * slope
-        d2 = self.norm((problem.evaluate(t0 + signed, trial) - slope) / scale) / h0
+        d2 = self._norm((problem.evaluate(t0 + signed, trial) - slope) / scale) / h0
         worst = d1.maximum(d2)
         # exp(log) rather than pow: pow rounds differently in and out of a vector register, that is, by batch size.
         root = torch.exp(torch.log(0.01 / worst) / (stepper.order + 1))
         h1 = torch.where(worst <= 1e-15, (h0 * 1e-3).clamp(min=1e-6), root)
         step = torch.minimum(100 * h0, h1)
         step = torch.where(step.isfinite(), step, h0).minimum(bound)
-        return InitialStep(span.sign() * step.clamp(min=self.dt_min).minimum(bound), nfe)
+        return InitialStep(step.clamp(min=self.dt_min).minimum(bound), nfe)
 
-    def initial_memory(self, t0: Tensor) -> Tensor:
-        """Logarithms of r at the two steps before, zero at the start, shape (B, 2)."""
+    def initial_memory(self, t0: Tensor) -> Tensor | None:
+        """Logarithms of r at the two steps before, zero at the start, shape (B, 2); None where they do not count."""
+        if self.pcoeff == 0 == self.dcoeff:
+            return None
         return torch.zeros(t0.shape[0], 2, dtype=torch.float64, device=t0.device)
 
-    def decide(self, error: Tensor, y0: Tensor, y1: Tensor, memory: Tensor, error_order: int) -> Decision:
+    def decide(
+        self, error: Tensor, y0: Tensor, y1: Tensor, memory: Tensor | None, error_order: int | Tensor
+    ) -> Decision:
         """Accept where the norm is at most one and the state finite."""
-        scale = self.atol + self.rtol * torch.maximum(y0.abs(), y1.abs())
-        norm = self.norm(error / scale)
-        finite = norm.isfinite() & y1.isfinite().reshape(len(y1), -1).all(1)
-        accept = finite & (norm <= 1)
-        log_r = -torch.log(norm.clamp(min=1e-12))
+        square = self._mean_square(error, y0, y1)
+        accept = square <= 1
+        log_r = square.nan_to_num_(nan=math.inf).clamp_(min=1e-24).log_().mul_(-0.5)
         p, i, d = self.pcoeff, self.icoeff, self.dcoeff
-        exponent = ((p + i + d) * log_r - (p + 2 * d) * memory[:, 0] + d * memory[:, 1]) / error_order
-        factor = (self.safety * exponent.exp()).clamp(self.factor_min, self.factor_max)
-        factor = torch.where(accept, factor, factor.clamp(max=self.safety))
-        factor = torch.where(finite, factor, self.factor_min)
-        return Decision(accept, finite, factor, torch.stack([log_r, memory[:, 0]], 1))
+        if memory is None:
+            exponent, finite = log_r * (i / error_order), log_r > -math.inf
+        else:
+            finite = log_r > -math.inf
+            exponent = ((p + i + d) * log_r - (p + 2 * d) * memory[:, 0] + d * memory[:, 1]) / error_order
+            # What was measured before a rejection says nothing about the smaller step.
+            exponent = torch.where(accept, exponent, (p + i + d) * log_r / error_order)
+            memory = torch.stack([log_r, memory[:, 0]], 1)
+        smallest, largest = math.log(self.factor_min), math.log(self.factor_max)
+        factor = exponent.add_(math.log(self.safety)).clamp_(smallest, largest).exp_()
+        return Decision(accept, factor, memory, finite)
+
+    def decide_jointly(
+        self, error: Tensor, y0: Tensor, y1: Tensor, memory: tuple[float, float], error_order: int
+    ) -> JointDecision:
+        """Accept if the norm over the whole batch is at most one."""
+        square = float(self._joint_mean_square(error, y0, y1))
+        if not math.isfinite(square):
+            return JointDecision(False, self.factor_min, memory, False)
+        accept = square <= 1
+        log_r = -0.5 * math.log(max(square, 1e-24))
+        p, i, d = self.pcoeff, self.icoeff, self.dcoeff
+        exponent = (p + i + d) * log_r
+        if accept:
+            exponent += -(p + 2 * d) * memory[0] + d * memory[1]
+        factor = self.safety * math.exp(exponent / error_order)
+        return JointDecision(
+            accept, min(max(factor, self.factor_min), self.factor_max), (log_r, memory[0]), finite=True
+        )
+
+    def _scale(self, size: Tensor) -> Tensor:
+        return size.mul(self.rtol).add_(self.atol)
+
+    def _norm(self, scaled: Tensor) -> Tensor:
+        if not self.joint or self.norm is not root_mean_square:
+            return self.norm(scaled).double()
+        return scaled.abs().double().square().mean().sqrt()
+
+    def _scaled(self, error: Tensor, y0: Tensor, y1: Tensor) -> tuple[Tensor, Tensor]:
+        scale = torch.maximum(y0.abs(), y1.abs()).mul_(self.rtol).add_(self.atol)
+        if error.is_complex():
+            error = error.abs()
+        return error / scale, scale
+
+    def _mean_square(self, error: Tensor, y0: Tensor, y1: Tensor) -> Tensor:
+        ratio, scale = self._scaled(error, y0, y1)
+        if self.norm is not root_mean_square:
+            finite = scale.reshape(len(scale), -1).isfinite().all(1)
+            return torch.where(finite, self.norm(ratio).double().square(), math.nan)
+        # 0 · inf: an infinite state is no small error.
+        return mean_square(torch.mul(ratio, ratio, out=ratio).add_(scale, alpha=0.0))
+
+    def _joint_mean_square(self, error: Tensor, y0: Tensor, y1: Tensor) -> Tensor:
+        ratio, scale = self._scaled(error, y0, y1)
+        if self.norm is not root_mean_square:
+            return self.norm(ratio.add_(scale, alpha=0.0)).square()
+        flat = ratio.add_(scale, alpha=0.0).reshape(-1)
+        return torch.dot(flat, flat) / flat.numel()
 
 
 def _host(time: Time) -> Tensor:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from isocline.shapes import expand_like
 from isocline.solvers.problem import AbstractProblem
+
+if TYPE_CHECKING:
+    from isocline.solvers.tableau import Tableau
 
 __all__ = ["AbstractInterpolant", "HermiteInterpolant", "StageInterpolant", "hermite_weights"]
 
@@ -56,34 +60,65 @@ class AbstractInterpolant(ABC):
         """
 
 
-@dataclass(frozen=True, slots=True)
 class StageInterpolant(AbstractInterpolant):
     """Continuous extension of a Runge–Kutta method: ``y(t0 + θh) = y0 + h Σ_i b_i(θ) k_i`` with polynomials ``b_i``.
 
-    Attributes:
-        y0: state at the start of the step, shape (B, *event).
-        h: step, broadcastable to ``y0``.
-        stages: the slopes k_i.
-        coefficients: for every stage the coefficients of θ, θ², ….
+    Extra stages that the extension needs are evaluated once, when it is first asked for a state.
     """
 
-    y0: Tensor
-    h: Tensor
-    stages: tuple[Tensor, ...]
-    coefficients: tuple[tuple[float, ...], ...]
+    def __init__(
+        self,
+        table: Tableau,
+        problem: AbstractProblem,
+        t0: Tensor,
+        t1: Tensor,
+        y0: Tensor,
+        h: Tensor,
+        stages: tuple[Tensor, ...],
+        is_scaled: bool,
+    ) -> None:
+        """Keep what the extension needs.
+
+        Args:
+            table: the method, with ``dense``.
+            problem: the equation, for extra stages.
+            t0: start of the step, shape () or (B,).
+            t1: its end.
+            y0: state at the start, shape (B, *event).
+            h: step, broadcastable to ``y0``.
+            stages: the slopes k_i.
+            is_scaled: whether they are multiplied by ``h`` already.
+        """
+        self.nfe = len(table.extra_c)
+        self._table, self._problem, self._t0, self._t1 = table, problem, t0, t1
+        self._y0, self._h, self._stages, self._is_scaled = y0, h, stages, is_scaled
 
     def evaluate(self, theta: Tensor, rows: Tensor | None = None) -> Tensor:
         """Sum the stages with the weights ``b_i(θ)``."""
-        start = _take(self.y0, rows)
+        assert self._table.dense is not None
+        if len(self._stages) < len(self._table.dense):
+            self._extend()
+        start = _take(self._y0, rows)
         total = None
-        for stage, row in zip(self.stages, self.coefficients, strict=True):
+        for stage, row in zip(self._stages, self._table.dense, strict=True):
             if not any(row):
                 continue
             share = expand_like(_polynomial(row, theta), start).to(start.dtype)
             term = share * _take(stage, rows)
             total = term if total is None else total + term
         assert total is not None
-        return start + (_take(self.h, rows) if self.h.ndim else self.h) * total
+        if self._is_scaled:
+            return start + total
+        return start + (_take(self._h, rows) if self._h.ndim else self._h) * total
+
+    def _extend(self) -> None:
+        stages = list(self._stages)
+        for node, row in zip(self._table.extra_c, self._table.extra_a, strict=True):
+            rise = sum(weight * stage for weight, stage in zip(row, stages, strict=True) if weight)
+            point = self._y0 + (rise if self._is_scaled else self._h * rise)
+            slope = self._problem.evaluate(torch.add(self._t0, self._t1 - self._t0, alpha=node), point)
+            stages.append(slope * self._h if self._is_scaled else slope)
+        self._stages = tuple(stages)
 
 
 class HermiteInterpolant(AbstractInterpolant):
@@ -94,7 +129,16 @@ class HermiteInterpolant(AbstractInterpolant):
 
     nfe = 1
 
-    def __init__(self, problem: AbstractProblem, t1: Tensor, y0: Tensor, y1: Tensor, h: Tensor, slope: Tensor) -> None:
+    def __init__(
+        self,
+        problem: AbstractProblem,
+        t1: Tensor,
+        y0: Tensor,
+        y1: Tensor,
+        h: Tensor,
+        slope: Tensor,
+        is_scaled: bool = False,
+    ) -> None:
         """Keep what the cubic needs.
 
         Args:
@@ -104,21 +148,25 @@ class HermiteInterpolant(AbstractInterpolant):
             y1: state at the end.
             h: step, broadcastable to ``y0``.
             slope: slope at the start.
+            is_scaled: whether it is multiplied by ``h`` already.
         """
+        self._is_scaled = is_scaled
         self._problem, self._t1, self._y0, self._y1, self._h, self._slope = problem, t1, y0, y1, h, slope
         self._end_slope: Tensor | None = None
 
     def evaluate(self, theta: Tensor, rows: Tensor | None = None) -> Tensor:
         """Evaluate the cubic; the first call makes one function evaluation."""
         if self._end_slope is None:
-            self._end_slope = self._problem.evaluate(self._t1, self._y1)
+            slope = self._problem.evaluate(self._t1, self._y1)
+            self._end_slope = slope * self._h if self._is_scaled else slope
         y0, y1 = _take(self._y0, rows), _take(self._y1, rows)
         h = _take(self._h, rows) if self._h.ndim else self._h
         share = expand_like(theta, y0)
         rise = (share * share * (3 - 2 * share)).to(y0.dtype)
         first = (share * (1 - share) ** 2).to(y0.dtype)
         last = (-share * share * (1 - share)).to(y0.dtype)
-        return y0 + rise * (y1 - y0) + h * (first * _take(self._slope, rows) + last * _take(self._end_slope, rows))
+        bend = first * _take(self._slope, rows) + last * _take(self._end_slope, rows)
+        return y0 + rise * (y1 - y0) + (bend if self._is_scaled else h * bend)
 
 
 def _take(value: Tensor, rows: Tensor | None) -> Tensor:

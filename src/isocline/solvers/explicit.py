@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import functools
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from isocline.shapes import expand_like
 from isocline.solvers import tableau
@@ -14,14 +16,31 @@ from isocline.solvers.problem import AbstractProblem
 from isocline.solvers.stepper import AbstractStepper, StepResult
 from isocline.solvers.tableau import Tableau
 
-__all__ = ["RK4", "AbstractRungeKutta", "Bosh3", "Dopri5", "Euler", "Heun", "Midpoint", "Ralston", "Tsit5"]
+__all__ = [
+    "RK4",
+    "RK38",
+    "AbstractRungeKutta",
+    "Bosh3",
+    "Dopri5",
+    "Dopri8",
+    "Euler",
+    "Fehlberg2",
+    "Heun",
+    "Heun3",
+    "Midpoint",
+    "Ralston",
+    "Tsit5",
+]
+
+_GEMV_TYPES = frozenset({torch.float32, torch.float64, torch.complex64, torch.complex128})
 
 
 class AbstractRungeKutta(AbstractStepper):
     """One step of an explicit Runge–Kutta method (formula at `isocline.solvers.tableau.Tableau`).
 
-    Sums over stages are written out term by term, never as a matrix product, so that a sample's result does not depend
-    on the batch it is computed in.
+    Where no derivative is recorded, the scaled slopes ``h k_i`` are the rows of one matrix and each stage is one
+    product of matrix and vector; otherwise, and in compiled code, sums are written out term by term. The result of a
+    sample does not depend on the batch it is computed in either way.
     """
 
     tableau: ClassVar[Tableau]
@@ -44,24 +63,72 @@ class AbstractRungeKutta(AbstractStepper):
 
     def step(self, problem: AbstractProblem, t0: Tensor, t1: Tensor, y0: Tensor, carry: Tensor | None) -> StepResult:
         """Advance by one step; see the base class."""
-        table = self.tableau
-        dt = t1 - t0
+        if _may_overwrite(y0):
+            return self._step_in_place(problem, t0, t1, y0, carry)
+        table, dt = self.tableau, t1 - t0
         h = expand_like(dt, y0).to(y0.dtype)
         stages = [problem.evaluate(t0, y0) if carry is None else carry]
         point = y0
         for node, row in zip(table.c[1:], table.a[1:], strict=True):
-            point = _advance(y0, h, row, stages)
+            point = torch.addcmul(y0, h, _weighted(row, stages))
             time = t1 if node == 1 else torch.add(t0, dt, alpha=node)
             stages.append(problem.evaluate(time, point))
         same = table.first_same_as_last
-        y1 = point if same else _advance(y0, h, table.b, stages)
-        error = None if table.error is None else h * _weighted(table.error, stages)
-        dense: AbstractInterpolant
-        if table.dense is None:
-            dense = HermiteInterpolant(problem, t1, y0, y1, h, stages[0])
-        else:
-            dense = StageInterpolant(y0, h, tuple(stages), table.dense)
+        y1 = point if same else torch.addcmul(y0, h, _weighted(table.b, stages))
+        error = None
+        if table.error is not None:
+            # Step sizes are constants to the gradient, so that nothing is recorded of what they come from.
+            with torch.no_grad():
+                slopes = [stage.detach() for stage in stages]
+                error = h * _weighted(table.error, slopes)
+                if table.second_error is not None:
+                    error = _combine(error, h * _weighted(table.second_error, slopes))
+        dense = self._dense(problem, t0, t1, y0, y1, tuple(stages), h)
         return StepResult(y1, error, stages[-1] if same else None, self.nfe_per_step, dense)
+
+    def _step_in_place(
+        self, problem: AbstractProblem, t0: Tensor, t1: Tensor, y0: Tensor, carry: Tensor | None
+    ) -> StepResult:
+        table, dt, size = self.tableau, t1 - t0, y0.numel()
+        weights = _weights(table, y0.dtype, y0.device)
+        nodes = weights.nodes if dt.ndim == 0 else weights.node_column
+        inner = iter(torch.addcmul(t0, nodes, dt).unbind(0))
+        h = expand_like(dt, y0).to(y0.dtype)
+        matrix = y0.new_empty((len(table.b), *y0.shape))
+        scaled = matrix.unbind(0)
+        start, point = y0.reshape(-1), y0
+        slope = problem.evaluate(t0, y0) if carry is None else carry
+        torch.mul(slope, h, out=scaled[0])
+        for index, row in enumerate(weights.a, 1):
+            point = torch.addmv(start, matrix.as_strided((size, index), (1, size)), row).view(y0.shape)
+            time = t1 if table.c[index] == 1 else next(inner)
+            slope = problem.evaluate(time, point)
+            torch.mul(slope, h, out=scaled[index])
+        columns = matrix.as_strided((size, len(scaled)), (1, size))
+        same = table.first_same_as_last
+        y1 = point if same else torch.addmv(start, columns, weights.b).view(y0.shape)
+        error = None
+        if weights.error is not None:
+            error = torch.mv(columns, weights.error).view(y0.shape)
+            if weights.second_error is not None:
+                error = _combine(error, torch.mv(columns, weights.second_error).view(y0.shape))
+        dense = self._dense(problem, t0, t1, y0, y1, scaled, h, is_scaled=True)
+        return StepResult(y1, error, slope if same else None, self.nfe_per_step, dense)
+
+    def _dense(
+        self,
+        problem: AbstractProblem,
+        t0: Tensor,
+        t1: Tensor,
+        y0: Tensor,
+        y1: Tensor,
+        stages: tuple[Tensor, ...],
+        h: Tensor,
+        is_scaled: bool = False,
+    ) -> AbstractInterpolant:
+        if self.tableau.dense is None:
+            return HermiteInterpolant(problem, t1, y0, y1, h, stages[0], is_scaled)
+        return StageInterpolant(self.tableau, problem, t0, t1, y0, h, stages, is_scaled)
 
 
 class Euler(AbstractRungeKutta):
@@ -88,10 +155,28 @@ class Ralston(AbstractRungeKutta):
     tableau = tableau.RALSTON
 
 
+class Fehlberg2(AbstractRungeKutta):
+    """Fehlberg's 2(1) pair (1969)."""
+
+    tableau = tableau.FEHLBERG2
+
+
+class Heun3(AbstractRungeKutta):
+    """Heun's method of order 3 (1900); no error estimate."""
+
+    tableau = tableau.HEUN3
+
+
 class RK4(AbstractRungeKutta):
     """The classical method of order 4 (Kutta, 1901); no error estimate."""
 
     tableau = tableau.RK4
+
+
+class RK38(AbstractRungeKutta):
+    """The 3/8 rule of order 4 (Kutta, 1901); no error estimate."""
+
+    tableau = tableau.RK38
 
 
 class Bosh3(AbstractRungeKutta):
@@ -112,6 +197,53 @@ class Tsit5(AbstractRungeKutta):
     tableau = tableau.TSIT5
 
 
+class Dopri8(AbstractRungeKutta):
+    """Dormand and Prince's 8(5, 3) pair (DOP853), for tight tolerances; dense output of order 7 by three calls."""
+
+    tableau = tableau.DOPRI8
+
+
+class _Weights(NamedTuple):
+    """A tableau as tensors: rows of a from the second on, and the nodes strictly between 0 and 1 in order."""
+
+    a: tuple[Tensor, ...]
+    b: Tensor
+    error: Tensor | None
+    second_error: Tensor | None
+    nodes: Tensor
+    node_column: Tensor
+
+
+@functools.lru_cache(maxsize=256)
+def _weights(table: Tableau, dtype: torch.dtype, device: torch.device) -> _Weights:
+    def vector(values: tuple[float, ...]) -> Tensor:
+        return torch.tensor(values, dtype=dtype, device=device)
+
+    # A tensor made in inference mode could not be used outside of it.
+    with torch.inference_mode(False):
+        nodes = torch.tensor([node for node in table.c[1:] if node != 1], dtype=torch.float64, device=device)
+        return _Weights(
+            tuple(vector(row) for row in table.a[1:]),
+            vector(table.b),
+            None if table.error is None else vector(table.error),
+            None if table.second_error is None else vector(table.second_error),
+            nodes,
+            nodes[:, None],
+        )
+
+
+def _may_overwrite(y0: Tensor) -> bool:
+    """Whether plain eager arithmetic is asked for: nothing is recorded, traced or differentiated forward."""
+    return (
+        not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and forward_ad._current_level < 0
+        and y0.dtype in _GEMV_TYPES
+        and y0.is_contiguous()
+        and not torch._C._functorch.is_functorch_wrapped_tensor(y0)
+    )
+
+
 def _weighted(weights: tuple[float, ...], stages: list[Tensor]) -> Tensor:
     total: Tensor | None = None
     for weight, stage in zip(weights, stages, strict=True):
@@ -125,5 +257,8 @@ def _weighted(weights: tuple[float, ...], stages: list[Tensor]) -> Tensor:
     return total
 
 
-def _advance(y0: Tensor, h: Tensor, weights: tuple[float, ...], stages: list[Tensor]) -> Tensor:
-    return torch.addcmul(y0, h, _weighted(weights, stages))
+def _combine(error: Tensor, second: Tensor) -> Tensor:
+    """``e² / sqrt(e² + 0.01 e'²)``, zero where both are: Hairer, Nørsett, Wanner I, section II.10, Eq. 10.17."""
+    square = error.abs().square()
+    total = square + 0.01 * second.abs().square()
+    return torch.where(total == 0, 0.0, square / total.sqrt())

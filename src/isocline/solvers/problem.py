@@ -6,6 +6,7 @@ A problem carries everything that belongs to the *equation*; a stepper carries t
 from __future__ import annotations
 
 import dataclasses
+import enum
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar
@@ -13,9 +14,10 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
+from isocline.solvers.brownian import AbstractBrownian, BrownianIncrements
 from isocline.solvers.rows import batch_size, select_rows
 
-__all__ = ["AbstractProblem", "MarkovProblem", "ODEProblem", "SDEProblem", "Time", "VectorField"]
+__all__ = ["AbstractProblem", "Calculus", "MarkovProblem", "ODEProblem", "SDEProblem", "Time", "VectorField"]
 
 VectorField: TypeAlias = Callable[[Tensor, Tensor, Any], Tensor]
 """``field(t, x, cond) -> dx`` with ``t`` of shape () or (B,) in float64 and ``dx`` of x's shape and dtype."""
@@ -43,6 +45,11 @@ class AbstractProblem(ABC):
         """Whether samples may be integrated apart from one another, so that finished ones leave the batch."""
         return False
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether a step may be rejected and another one taken instead; False where every step draws afresh."""
+        return True
+
     @abstractmethod
     def evaluate(self, t: Tensor, y: Tensor) -> Tensor:
         """Call the network once: drift, vector field or rates at ``(t, y)``."""
@@ -66,6 +73,8 @@ class ODEProblem(AbstractProblem):
             tensors and other objects are shared.
         is_separable: set to False for a field that closes over tensors of the batch's size, or mixes samples (batch
             normalisation). Samples that are done then stay in the batch, frozen.
+        jac: ``jac(t, y, cond) -> (B, D, D)``, the Jacobian of the flattened field in the flattened state, for implicit
+            steppers; None finds it by forward-mode differentiation.
 
     Raises:
         TypeError: if ``y0`` is not a floating or complex tensor.
@@ -78,6 +87,7 @@ class ODEProblem(AbstractProblem):
     t1: Time
     cond: Any = None
     is_separable: bool = True
+    jac: VectorField | None = None
 
     def __post_init__(self) -> None:
         _check_state(self.y0, "y0")
@@ -95,8 +105,15 @@ class ODEProblem(AbstractProblem):
         return self.is_separable
 
     def evaluate(self, t: Tensor, y: Tensor) -> Tensor:
-        """The field at ``(t, y)``."""
-        return self.field(t, y, self.cond)
+        """The field at ``(t, y)``.
+
+        Raises:
+            ValueError: if the field returns another shape than the state's.
+        """
+        slope = self.field(t, y, self.cond)
+        if slope.shape != y.shape:
+            raise ValueError(f"the field returned shape {tuple(slope.shape)} for a state of shape {tuple(y.shape)}")
+        return slope
 
     def at_rows(self, rows: Tensor) -> ODEProblem:
         """The same equation for the samples ``rows``, an int64 tensor of shape (n,)."""
@@ -109,11 +126,22 @@ class ODEProblem(AbstractProblem):
         )
 
 
+class Calculus(enum.Enum):
+    """The meaning of ``g(y) dw``: Itô takes g at the start of each step, Stratonovich at its middle.
+
+    Both mean the direction of integration: an Itô equation solved from 1 to 0 takes g at the later time.
+    """
+
+    ITO = "Itô"
+    STRATONOVICH = "Stratonovich"
+
+
 @dataclasses.dataclass(frozen=True)
 class SDEProblem(AbstractProblem):
-    """``dy = drift(t, y, cond) dt + diffusion(t, y, cond) dw`` in the Itô sense, noise diagonal.
+    """``dy = drift(t, y, cond) dt + diffusion(t, y, cond) dw``, noise diagonal, in the Itô or Stratonovich sense.
 
-    Time may run either way; ``dw`` has variance ``|dt|``.
+    Diagonal noise: element i of the diffusion depends on no other element of the state than i, and multiplies element
+    i of the Brownian motion. Time may run either way; ``dw`` has variance ``|dt|``.
 
     Attributes:
         drift: the network; one call is one function evaluation.
@@ -122,8 +150,17 @@ class SDEProblem(AbstractProblem):
         y0: shape (B, *event).
         t0: start.
         t1: end.
-        cond: handed to both.
-        generator: source of every draw.
+        cond: handed to both; tensors in it lead with B if ``is_separable``.
+        generator: source of every draw, for fixed grids; or
+        noise: the Brownian motion itself, `isocline.solvers.brownian.VirtualBrownianTree` where steps are adaptive,
+            states are wanted between steps, or the same path is needed again.
+        calculus: sense of the equation (see `isocline.solvers.sde` to go from one to the other).
+        is_separable: as for an `ODEProblem`; only a ``noise`` that can be asked again lets samples leave the batch.
+
+    Raises:
+        TypeError: if ``y0`` is not a floating or complex tensor.
+        ValueError: unless exactly one of ``generator`` and ``noise`` is given, and the noise covers the span; if
+            ``y0`` has no batch axis, or a tensor in ``cond`` another batch size.
     """
 
     drift: VectorField
@@ -132,30 +169,59 @@ class SDEProblem(AbstractProblem):
     t0: Time
     t1: Time
     cond: Any = None
-    generator: torch.Generator = dataclasses.field(kw_only=True)
+    generator: torch.Generator | None = dataclasses.field(default=None, kw_only=True)
+    noise: AbstractBrownian | None = dataclasses.field(default=None, kw_only=True)
+    calculus: Calculus = dataclasses.field(default=Calculus.ITO, kw_only=True)
+    is_separable: bool = dataclasses.field(default=True, kw_only=True)
 
     def __post_init__(self) -> None:
         _check_state(self.y0, "y0")
+        if (self.generator is None) == (self.noise is None):
+            raise ValueError("SDEProblem needs generator= (fresh noise, fixed grids) or noise= (a path), not both")
+        span = [torch.as_tensor(time, dtype=torch.float64) for time in (self.t0, self.t1)]
+        if not self.brownian.covers(*span):
+            raise ValueError(f"noise={self.noise} does not cover the span from t0={self.t0} to t1={self.t1}; widen it")
+        if self.separable:
+            _check_cond(self.cond, self.y0.shape[0])
 
     @property
     def start(self) -> Tensor:
         """State at ``t0``."""
         return self.y0
 
+    @property
+    def brownian(self) -> AbstractBrownian:
+        """``noise``, or increments from ``generator``."""
+        if self.noise is not None:
+            return self.noise
+        assert self.generator is not None
+        return BrownianIncrements(self.generator)
+
+    @property
+    def separable(self) -> bool:
+        """Whether finished samples may leave the batch."""
+        return self.is_separable and self.brownian.repeatable
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether a step may be rejected and taken again: True for a noise that is a path."""
+        return self.brownian.repeatable
+
     def evaluate(self, t: Tensor, y: Tensor) -> Tensor:
         """The drift at ``(t, y)``."""
         return self.drift(t, y, self.cond)
 
-    def increment(self, dt: Tensor, y: Tensor) -> Tensor:
-        """Wiener increment over a step: ``sqrt(|dt|) ξ`` with the state's shape and dtype.
-
-        Args:
-            dt: step, already of a rank that broadcasts against ``y``.
-            y: state, for shape, dtype and device.
-        """
-        source = self.generator.device
-        noise = torch.randn(y.shape, generator=self.generator, dtype=y.dtype, device=source).to(y.device)
-        return noise * dt.abs().sqrt().to(y.dtype)
+    def at_rows(self, rows: Tensor) -> SDEProblem:
+        """The same equation, and the same paths, for the samples ``rows``."""
+        return dataclasses.replace(
+            self,
+            y0=self.y0[rows],
+            t0=_time_rows(self.t0, rows),
+            t1=_time_rows(self.t1, rows),
+            cond=select_rows(self.cond, rows),
+            noise=self.brownian.at_rows(rows),
+            generator=None,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,9 +237,12 @@ class MarkovProblem(AbstractProblem):
         t1: end.
         cond: handed to ``rate``.
         generator: source of every draw.
+        is_separable: whether ``rate`` may be asked about some of the samples only, ``cond`` being indexed along its
+            leading axes; exact samplers then spare the samples that are done.
 
     Raises:
         TypeError: if ``z0`` is not int64.
+        ValueError: if ``z0`` has no batch axis; with ``is_separable``, if a tensor in ``cond`` has another batch size.
     """
 
     rate: VectorField
@@ -182,21 +251,44 @@ class MarkovProblem(AbstractProblem):
     t1: Time
     cond: Any = None
     generator: torch.Generator = dataclasses.field(kw_only=True)
+    is_separable: bool = dataclasses.field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.z0.dtype != torch.int64:
             raise TypeError(f"z0 has dtype {self.z0.dtype}; tokens are int64: call .long()")
         if self.z0.ndim < 2:
             raise ValueError(f"z0 has shape {tuple(self.z0.shape)}; expected (B, L): add the missing axis")
+        if self.is_separable:
+            _check_cond(self.cond, self.z0.shape[0])
 
     @property
     def start(self) -> Tensor:
         """Tokens at ``t0``."""
         return self.z0
 
+    @property
+    def separable(self) -> bool:
+        """Whether ``rate`` may be asked about some of the samples only."""
+        return self.is_separable
+
+    @property
+    def repeatable(self) -> bool:
+        """False: every step draws afresh."""
+        return False
+
     def evaluate(self, t: Tensor, y: Tensor) -> Tensor:
         """The rates at ``(t, z)``."""
         return self.rate(t, y, self.cond)
+
+    def at_rows(self, rows: Tensor) -> MarkovProblem:
+        """The same chain for the samples ``rows``."""
+        return dataclasses.replace(
+            self,
+            z0=self.z0[rows],
+            t0=_time_rows(self.t0, rows),
+            t1=_time_rows(self.t1, rows),
+            cond=select_rows(self.cond, rows),
+        )
 
 
 def _check_state(y0: Tensor, name: str) -> None:

@@ -20,6 +20,7 @@ class Status(enum.IntEnum):
     STEP_TOO_SMALL = 2
     NON_FINITE = 3
     STEP_FAILED = 4
+    EVENT = 5
 
     @property
     def explanation(self) -> str:
@@ -29,7 +30,9 @@ class Status(enum.IntEnum):
             Status.MAX_STEPS: "used up max_steps; raise max_steps, loosen rtol and atol, or take a stiff stepper",
             Status.STEP_TOO_SMALL: "needed a step below dt_min; loosen rtol and atol, or look for a singularity there",
             Status.NON_FINITE: "met a state or slope that is not finite; check the field, or take smaller steps",
-            Status.STEP_FAILED: "took a step that the stepper itself declared invalid; take smaller steps",
+            Status.STEP_FAILED: "took a step that the stepper itself declared invalid (a probability above one, "
+            "Newton's iteration did not converge); take smaller steps",
+            Status.EVENT: "reached the event",
         }[self]
 
 
@@ -44,7 +47,7 @@ class SaveAt:
     Attributes:
         ts: times within the span, in any order; states there come from the stepper's dense output (exactly the grid's
             state where a time is a grid point).
-        steps: True keeps every point of a fixed grid, the start included.
+        steps: True keeps every point of a fixed grid or of joint control, the start included.
 
     Raises:
         ValueError: if both are asked for, or ``ts`` is not one-dimensional, finite and non-empty.
@@ -76,11 +79,15 @@ class Statistics:
         nfe: function evaluations: network forwards for this sample.
         accepted: steps taken.
         rejected: trial steps thrown away.
+        jacobians: Jacobians evaluated (by implicit steppers).
+        factorizations: matrices factorized (by implicit steppers).
     """
 
     nfe: Tensor
     accepted: Tensor
     rejected: Tensor
+    jacobians: Tensor
+    factorizations: Tensor
 
 
 @dataclass(frozen=True)
@@ -88,11 +95,11 @@ class Solution:
     """Result of `isocline.solvers.solve`.
 
     Attributes:
-        ts: save times, float64, shape (K,), or (K, B) where each sample has its own span.
+        ts: save times, float64, shape (K,), or (K, B) where each sample has its own span, or its own end by an event.
         ys: states, shape (K, B, *event); NaN at times that a failed sample did not reach.
         stats: work per sample.
         status: `Status` per sample, int64, shape (B,).
-        stopped_at: where each sample's integration ended, float64, shape (B,); ``t1`` where it succeeded.
+        stopped_at: where each sample's integration ended, float64, shape (B,): ``t1``, or the time of its event.
     """
 
     ts: Tensor
@@ -108,8 +115,8 @@ class Solution:
 
     @property
     def succeeded(self) -> Tensor:
-        """Which samples reached the end, bool, shape (B,)."""
-        return self.status == int(Status.SUCCESS)
+        """Which samples reached the end or an event, bool, shape (B,)."""
+        return (self.status == int(Status.SUCCESS)) | (self.status == int(Status.EVENT))
 
     def raise_on_failure(self) -> Solution:
         """Return the solution itself if every sample succeeded.

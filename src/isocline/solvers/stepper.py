@@ -30,6 +30,10 @@ class StepResult:
         dense: states within the step, or None.
         failed: bool, shape (B,), True for samples whose step the method declares invalid (a probability above one, a
             Newton iteration that does not converge); None if it never does.
+        error_order: order of ``error`` where it differs from the stepper's (a method that switches), int64 of shape
+            (B,); None if it does not.
+        jacobians: Jacobians evaluated for each sample, like ``nfe``; their field calls are in ``nfe`` as well.
+        factorizations: matrices factorized for each sample, like ``nfe``.
     """
 
     y1: Tensor
@@ -38,6 +42,9 @@ class StepResult:
     nfe: int | Tensor = 1
     dense: AbstractInterpolant | None = None
     failed: Tensor | None = None
+    error_order: Tensor | None = None
+    jacobians: int | Tensor = 0
+    factorizations: int | Tensor = 0
 
 
 class AbstractStepper(ABC):

@@ -5,12 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from isocline.solvers import dop853
 from isocline.solvers.dense import hermite_weights
 
-__all__ = ["BOSH3", "DOPRI5", "EULER", "HEUN", "MIDPOINT", "RALSTON", "RK4", "TSIT5", "Tableau"]
+__all__ = [
+    "BOSH3",
+    "DOPRI5",
+    "DOPRI8",
+    "EULER",
+    "FEHLBERG2",
+    "HEUN",
+    "HEUN3",
+    "MIDPOINT",
+    "RALSTON",
+    "RK4",
+    "RK38",
+    "TSIT5",
+    "Tableau",
+]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tableau:
     """Coefficients of ``k_i = f(t + c_i h, y + h Σ_j a_ij k_j)``, ``y1 = y + h Σ_i b_i k_i``.
 
@@ -21,7 +36,11 @@ class Tableau:
         c: nodes, S values.
         error: ``b - b̂`` for the embedded weights ``b̂``, or None.
         error_order: order of the embedded method plus one.
-        dense: S rows of coefficients of θ, θ², …, or None where the slope at the end of the step is not a stage.
+        dense: S rows of coefficients of θ, θ², …, or None where the slope at the end of the step is not a stage. With
+            extra stages, S + X rows.
+        second_error: second set of error weights e', or None. The estimate is then ``e² / sqrt(e² + 0.01 e'²)``.
+        extra_a: rows of X more stages that only the dense output needs.
+        extra_c: their nodes.
     """
 
     order: int
@@ -31,10 +50,13 @@ class Tableau:
     error: tuple[float, ...] | None = None
     error_order: int | None = None
     dense: tuple[tuple[float, ...], ...] | None = None
+    second_error: tuple[float, ...] | None = None
+    extra_a: tuple[tuple[float, ...], ...] = ()
+    extra_c: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         assert len(self.a) == len(self.b) == len(self.c)
-        for row, node in zip(self.a, self.c, strict=True):
+        for row, node in zip(self.a + self.extra_a, self.c + self.extra_c, strict=True):
             assert abs(sum(row) - node) < 1e-12, f"row {row} does not sum to its node {node}"
         assert abs(sum(self.b) - 1) < 1e-12
 
@@ -71,11 +93,29 @@ RALSTON = Tableau(
     error=_difference((1 / 4, 3 / 4), (1.0, 0.0)),
     error_order=2,
 )
+# Fehlberg (1969), RK1(2): the state is advanced with order 2, the estimate compares with order 1.
+FEHLBERG2 = Tableau(
+    order=2,
+    a=((), (1 / 2,), (1 / 256, 255 / 256)),
+    b=(1 / 512, 255 / 256, 1 / 512),
+    c=(0.0, 1 / 2, 1.0),
+    error=_difference((1 / 512, 255 / 256, 1 / 512), (1 / 256, 255 / 256, 0.0)),
+    error_order=2,
+)
+# Heun (1900).
+HEUN3 = Tableau(order=3, a=((), (1 / 3,), (0.0, 2 / 3)), b=(1 / 4, 0.0, 3 / 4), c=(0.0, 1 / 3, 2 / 3))
 RK4 = Tableau(
     order=4,
     a=((), (1 / 2,), (0.0, 1 / 2), (0.0, 0.0, 1.0)),
     b=(1 / 6, 1 / 3, 1 / 3, 1 / 6),
     c=(0.0, 1 / 2, 1 / 2, 1.0),
+)
+# Kutta (1901), the 3/8 rule.
+RK38 = Tableau(
+    order=4,
+    a=((), (1 / 3,), (-1 / 3, 1.0), (1.0, -1.0, 1.0)),
+    b=(1 / 8, 3 / 8, 3 / 8, 1 / 8),
+    c=(0.0, 1 / 3, 2 / 3, 1.0),
 )
 
 # Bogacki, Shampine (1989), A 3(2) pair of Runge–Kutta formulas.
@@ -165,4 +205,45 @@ TSIT5 = Tableau(
         (0.0, -27.896526289197286, 65.09189467479366, -34.87065786149661),
         (0.0, 1.5, -4.0, 2.5),
     ),
+)
+
+
+def _dop853_dense() -> tuple[tuple[float, ...], ...]:
+    """Coefficients of θ … θ⁷ of the polynomial of Hairer, Nørsett, Wanner I, section II.6, Eq. 6.36, by stages.
+
+    In nested form it is ``θ (F0 + (1-θ) (F1 + θ (F2 + (1-θ) (F3 + θ (F4 + (1-θ) (F5 + θ F6))))))`` with
+    ``F0 = y1 - y0``, ``F1 = h k_1 - F0``, ``F2 = 2 F0 - h (k_1 + k_13)`` and four combinations of all stages.
+    """
+    stages = len(dop853.B) + len(dop853.EXTRA_C)
+    rise = dop853.B + (0.0,) * (stages - len(dop853.B))
+    first = tuple(float(i == 0) for i in range(stages))
+    last = tuple(float(i == len(dop853.B) - 1) for i in range(stages))
+    terms = [
+        rise,
+        tuple(f - r for f, r in zip(first, rise, strict=True)),
+        tuple(2 * r - f - e for r, f, e in zip(rise, first, last, strict=True)),
+        *dop853.CORRECTION,
+    ]
+    basis, polynomial = [], [0.0, 1.0]
+    for index in range(len(terms)):
+        basis.append(polynomial + [0.0] * (len(terms) + 1 - len(polynomial)))
+        shifted = [0.0, *polynomial]
+        polynomial = shifted if index % 2 else [p - s for p, s in zip([*polynomial, 0.0], shifted, strict=True)]
+    return tuple(
+        tuple(sum(term[stage] * row[power] for term, row in zip(terms, basis, strict=True)) for power in range(1, 8))
+        for stage in range(stages)
+    )
+
+
+DOPRI8 = Tableau(
+    order=8,
+    a=dop853.A,
+    b=dop853.B,
+    c=dop853.C,
+    error=dop853.ERROR_5,
+    second_error=dop853.ERROR_3,
+    error_order=8,
+    dense=_dop853_dense(),
+    extra_a=dop853.EXTRA_A,
+    extra_c=dop853.EXTRA_C,
 )
