@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from typing import TYPE_CHECKING
+
 from isocline.solvers.controller import AbstractAdaptiveController, AbstractController, AbstractGrid
 from isocline.solvers.event import Event, refine_events
 from isocline.solvers.pace import GridPace, JointPace
@@ -11,6 +14,9 @@ from isocline.solvers.shared import integrate_shared
 from isocline.solvers.solution import SaveAt, Solution
 from isocline.solvers.stepper import AbstractStepper
 from isocline.solvers.tape import AbstractTape
+
+if TYPE_CHECKING:
+    from isocline.solvers.gradient.base import AbstractGradient
 
 __all__ = ["solve", "solve_strict"]
 
@@ -23,18 +29,20 @@ def solve(
     controller: AbstractController,
     saveat: SaveAt = _END,
     *,
+    gradient: AbstractGradient | None = None,
     event: Event | None = None,
 ) -> Solution:
     """Integrate a problem from its t0 to its t1, in either direction of time.
 
-    Differentiable by backpropagation through the steps (with respect to y0, cond and the field's parameters); step
-    sizes are constants to it. A numeric failure is a status of its sample and leaves the other samples untouched.
+    Differentiable with respect to y0, cond and the field's parameters; step sizes are constants. A numeric failure is a status of its sample and leaves the other samples untouched.
 
     Args:
         problem: what to integrate.
         stepper: the method.
         controller: the steps.
         saveat: the states to keep; the end by default.
+        gradient: how derivatives are found: `isocline.solvers.gradient`. By default, by backpropagation through the
+            steps, times being constants.
         event: ends the solve of a sample before its t1.
 
     Returns:
@@ -44,7 +52,7 @@ def solve(
         ValueError: if controller and stepper do not go together, or a save time lies outside the span.
         TypeError: if the controller is of neither kind.
     """
-    return _solve(problem, stepper, controller, saveat, event=event, watch=False)
+    return _solve(problem, stepper, controller, saveat, gradient, event, False)
 
 
 def solve_strict(
@@ -53,6 +61,7 @@ def solve_strict(
     controller: AbstractController,
     saveat: SaveAt = _END,
     *,
+    gradient: AbstractGradient | None = None,
     event: Event | None = None,
 ) -> Solution:
     """As `solve`, but a sample that fails is an exception that names sample, time, step and cure.
@@ -64,7 +73,7 @@ def solve_strict(
         ValueError: as `solve`.
         TypeError: as `solve`.
     """
-    return _solve(problem, stepper, controller, saveat, event=event, watch=True).raise_on_failure()
+    return _solve(problem, stepper, controller, saveat, gradient, event, True).raise_on_failure()
 
 
 def _solve(
@@ -72,10 +81,15 @@ def _solve(
     stepper: AbstractStepper,
     controller: AbstractController,
     saveat: SaveAt,
+    gradient: AbstractGradient | None,
     event: Event | None,
     watch: bool,
 ) -> Solution:
-    solution = integrate(problem, stepper, controller, saveat, event=event, watch=watch)
+    plain = functools.partial(integrate, event=event, watch=watch)
+    if gradient is None:
+        solution = plain(problem, stepper, controller, saveat)
+    else:
+        solution = gradient.solve(problem, stepper, controller, saveat, plain)
     if event is None:
         return solution
     return refine_events(event, problem, solution, saves_end=saveat.ts is None)

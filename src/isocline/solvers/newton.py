@@ -1,0 +1,155 @@
+"""Simplified Newton iteration for one implicit stage of every sample.
+
+A sample that has converged is frozen, so that what it becomes does not depend on how long the others take.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from isocline.solvers.jacobian import RealRows
+from isocline.solvers.linear import AbstractFactors
+from isocline.solvers.problem import AbstractProblem
+
+__all__ = ["NewtonSettings", "NewtonState", "StageEquation"]
+
+# A change this small, in units of the error allowed, ends the iteration whatever the contraction.
+_TINY = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class NewtonSettings:
+    """When the iteration ends.
+
+    Attributes:
+        rtol: relative tolerance of the integration; None takes 1e-6.
+        atol: absolute tolerance, a number or one value for each component of a sample; None takes ``1e-3 rtol``.
+        share: what the iteration may leave of the tolerance.
+        iterations: the most that are made; a sample that has not converged by then has failed.
+
+    Raises:
+        ValueError: if a value is not positive.
+    """
+
+    rtol: float | None = None
+    atol: float | Tensor | None = None
+    share: float = 0.05
+    iterations: int = 8
+
+    def __post_init__(self) -> None:
+        for key in ("rtol", "share", "iterations"):
+            value = getattr(self, key)
+            if value is not None and value <= 0:
+                raise ValueError(f"{key}={value}; expected a positive number")
+
+    def with_tolerance(self, rtol: float, atol: float | Tensor) -> NewtonSettings:
+        """The same settings for an integration with these tolerances."""
+        return dataclasses.replace(self, rtol=rtol, atol=atol)
+
+    def tightness(self, start: Tensor, rows: RealRows) -> Tensor:
+        """Reciprocal of the error allowed in each component of ``start``, shape (B, N)."""
+        rtol = 1e-6 if self.rtol is None else self.rtol
+        atol: float | Tensor = 1e-3 * rtol if self.atol is None else self.atol
+        if isinstance(atol, Tensor):
+            atol = rows.components(atol).to(start)
+        # Below a few units of rounding nothing converges.
+        share = max(self.share, 10 * torch.finfo(start.dtype).eps / max(rtol, 1e-300))
+        return start.abs().mul_(rtol * share).add_(atol * share).reciprocal_()
+
+
+class StageEquation(NamedTuple):
+    """``Y = base + hγ f(t, Y)``, for states as rows of N real numbers.
+
+    Attributes:
+        problem: the equation.
+        rows: layout of the states.
+        time: t, shape () or (B,).
+        base: shape (B, N).
+        scaled: hγ, shape () or (B, 1).
+    """
+
+    problem: AbstractProblem
+    rows: RealRows
+    time: Tensor
+    base: Tensor
+    scaled: Tensor
+
+    def residual(self, point: Tensor) -> Tensor:
+        """``base + hγ f(t, point) - point``."""
+        slope = self.rows.flatten(self.problem.evaluate(self.time, self.rows.restore(point)))
+        return torch.addcmul(self.base, self.scaled, slope).sub_(point)
+
+
+class NewtonState(NamedTuple):
+    """Progress over the stages of one step.
+
+    Attributes:
+        point: solution of the latest stage, shape (B, N).
+        limit: size of the first change that ends the iteration, shape (B,): ``(1 - θ) / θ`` for the contraction θ seen
+            in the stage before.
+        failed: samples that did not converge, bool, shape (B,); None as long as there are none.
+        nfe: evaluations that each sample needed, an int as long as it is the same for all.
+    """
+
+    point: Tensor
+    limit: Tensor
+    failed: Tensor | None
+    nfe: int | Tensor
+
+    @classmethod
+    def start(cls, point: Tensor) -> NewtonState:
+        """Before the first stage."""
+        return cls(point, torch.ones(len(point), dtype=point.dtype, device=point.device), None, 0)
+
+    def solve(
+        self, equation: StageEquation, factors: AbstractFactors, guess: Tensor, tightness: Tensor, iterations: int
+    ) -> NewtonState:
+        """Solve the next stage.
+
+        With the contraction ``θ = ‖Δ_m‖ / ‖Δ_{m-1}‖`` the error left is at most ``θ / (1 - θ) ‖Δ_m‖``: a sample is done
+        when that is below one in units of the error allowed, in the largest component. It has failed when it does not
+        contract, or too slowly for the iterations that are left.
+
+        Args:
+            equation: the stage's.
+            factors: of ``I - hγJ``.
+            guess: first guess, shape (B, N).
+            tightness: reciprocal of the error allowed, shape (B, N).
+            iterations: the most that are made.
+
+        Source: Hairer, Wanner, Solving Ordinary Differential Equations II, section IV.8, Eqs. 8.10 and 8.11.
+        """
+        point, limit, failed, nfe = guess, self.limit, self.failed, self.nfe
+        done, last = failed, tightness
+        for left in reversed(range(iterations)):
+            change = factors.solve(equation.residual(point))
+            moved = point + change
+            point = moved if done is None else torch.where(done[:, None], point, moved)
+            nfe = nfe + 1 if done is None else nfe + ~done
+            size = (change * tightness).abs_().amax(1)
+            if left < iterations - 1:
+                fresh = (last / size).sub_(1).clamp_(_TINY, 1e3)
+                limit = fresh if done is None else torch.where(done, limit, fresh)
+            over = size <= limit if done is None else (size <= limit) | done
+            if bool(over.all()):
+                break
+            lost = ~over & _is_lost(size, limit, left, left == iterations - 1)
+            if bool(lost.any()):
+                failed = lost if failed is None else failed | lost
+                over = over | lost
+                if bool(over.all()):
+                    break
+            done, last = over, size
+        return NewtonState(point, limit, failed, nfe)
+
+
+def _is_lost(size: Tensor, limit: Tensor, left: int, first: bool) -> Tensor:
+    """Samples that will not converge: not finite, no contraction, or ``θ^left`` too large for the change that remains."""
+    if first:
+        return ~size.isfinite()
+    return (limit <= _TINY) | ~(size * (1 + limit) ** -left <= limit)

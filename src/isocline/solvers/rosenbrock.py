@@ -1,0 +1,211 @@
+"""Rosenbrock steppers for stiff problems: linearly implicit, no iteration; each is a tableau."""
+
+from __future__ import annotations
+
+import functools
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from isocline.shapes import expand_like
+from isocline.solvers.dense import AbstractInterpolant
+from isocline.solvers.jacobian import Linearizer, RealRows
+from isocline.solvers.linear import factorize, shifted
+from isocline.solvers.problem import AbstractProblem
+from isocline.solvers.rosenbrock_tableaus import RODAS3P, RODAS4, RODAS5P, RosenbrockTableau
+from isocline.solvers.stepper import StepResult
+from isocline.solvers.stiff import AbstractStiffStepper
+
+__all__ = ["AbstractRosenbrock", "Rodas3P", "Rodas4", "Rodas5P"]
+
+
+class RosenbrockCarry(NamedTuple):
+    """What a Rosenbrock step hands to the next.
+
+    Attributes:
+        linearizer: how the field is differentiated.
+        slope: at the start of the solve, shape (B, *event).
+        radius: bound of the Jacobian's spectral radius, shape (B,); None unless the stepper measures it.
+    """
+
+    linearizer: Linearizer
+    slope: Tensor
+    radius: Tensor | None
+
+
+class AbstractRosenbrock(AbstractStiffStepper):
+    """One step of a Rosenbrock method (formula at `isocline.solvers.rosenbrock_tableaus.RosenbrockTableau`).
+
+    A step costs one Jacobian, one factorization and as many evaluations and solves as there are stages. The methods
+    are exact in the Jacobian only: with approximate ones (differences in float32, fields that mix samples) the order
+    drops, and an ESDIRK method is the better choice. Differentiated through the Jacobian, so that gradients are those of the
+    computed step.
+
+    Attributes:
+        tableau: the coefficients.
+    """
+
+    tableau: ClassVar[RosenbrockTableau]
+    init_nfe = 2
+
+    def __init_subclass__(cls) -> None:
+        """Derive the counts from the tableau."""
+        table = cls.tableau
+        cls.order = table.order
+        cls.error_order = table.error_order
+        cls.nfe_per_step = sum(not table.repeats_first_slope(stage) for stage in range(1, len(table.b))) + 1
+
+    def init(self, problem: AbstractProblem, t0: Tensor, y0: Tensor) -> RosenbrockCarry:
+        """Find out how the field can be differentiated."""
+        return RosenbrockCarry(*Linearizer.probe(problem, t0, y0, self._derivative), self._unmeasured(y0))
+
+    def initial_slope(self, carry: RosenbrockCarry) -> Tensor:
+        """Evaluated by `init`."""
+        return carry.slope
+
+    def radius(self, carry: RosenbrockCarry) -> Tensor:
+        """See the base class."""
+        assert carry.radius is not None
+        return carry.radius
+
+    def step(self, problem: AbstractProblem, t0: Tensor, t1: Tensor, y0: Tensor, carry: RosenbrockCarry) -> StepResult:
+        """Advance by one step; see the base class."""
+        table, rows, dt = self.tableau, RealRows(y0), t1 - t0
+        start = rows.flatten(y0)
+        local = carry.linearizer.evaluate(problem, t0, y0, rows, dt)
+        weights = _weights(table, start.dtype, start.device)
+        h = expand_like(dt, start).to(start.dtype)
+        scaled = h * table.gamma
+        factors = factorize(shifted(local.jacobian, scaled))
+        # Stage points, sums Σ γ c_ij u_j, end and error are accumulated all at once, as each u_j becomes known.
+        sums, right = weights.starts * start, scaled * local.value
+        if local.rate is not None:
+            drift = (scaled * h) * local.rate
+            sums, right = torch.addcmul(sums, weights.rates, drift), torch.add(right, drift, alpha=table.rates[0])
+        nodes = weights.nodes if dt.ndim == 0 else weights.nodes[:, None]
+        times = torch.addcmul(t0, nodes, dt).unbind(0)
+        views = sums.unbind(0)
+        stages = []
+        for index, column in enumerate(weights.columns):
+            if index:
+                slope = local.value
+                if not table.repeats_first_slope(index):
+                    time = t1 if table.nodes[index] == 1 else times[index]
+                    slope = rows.flatten(problem.evaluate(time, rows.restore(views[0])))
+                right = torch.addcmul(views[1], scaled, slope)
+                sums, views = sums[2:], views[2:]
+            stages.append(factors.solve(right))
+            if torch.is_grad_enabled():
+                sums = torch.addcmul(sums, column, stages[-1])
+                views = sums.unbind(0)
+            else:
+                sums.addcmul_(column, stages[-1])
+        y1, error = views
+        dense = RosenbrockInterpolant(table, rows, start, y1, tuple(stages))
+        return StepResult(
+            rows.restore(y1),
+            rows.restore(error.detach()),
+            RosenbrockCarry(carry.linearizer, carry.slope, self._measured(local.jacobian)),
+            self.nfe_per_step - 1 + local.nfe,
+            dense,
+            jacobians=1,
+            factorizations=1,
+        )
+
+
+class Rodas3P(AbstractRosenbrock):
+    """Steinebach's 3(2) method (2024), L-stable, four evaluations: for loose tolerances; dense output of order 3."""
+
+    tableau = RODAS3P
+
+
+class Rodas4(AbstractRosenbrock):
+    """Hairer and Wanner's 4(3) method (1996), L-stable, six evaluations; dense output of order 3."""
+
+    tableau = RODAS4
+
+
+class Rodas5P(AbstractRosenbrock):
+    """Steinebach's 5(4) method (2023), L-stable, eight evaluations, usually the best choice; dense output of order 4."""
+
+    tableau = RODAS5P
+
+
+class RosenbrockInterpolant(AbstractInterpolant):
+    """Continuous extension of a Rosenbrock step (formula at `isocline.solvers.rosenbrock_tableaus.RosenbrockTableau`)."""
+
+    def __init__(
+        self, table: RosenbrockTableau, rows: RealRows, y0: Tensor, y1: Tensor, stages: tuple[Tensor, ...]
+    ) -> None:
+        """Keep what the extension needs.
+
+        Args:
+            table: the method.
+            rows: layout of the states.
+            y0: state at the start, shape (B, N).
+            y1: state at the end.
+            stages: the u_i.
+        """
+        self._table, self._rows, self._y0, self._y1, self._stages = table, rows, y0, y1, stages
+        self._bends: list[Tensor] | None = None
+
+    def evaluate(self, theta: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Evaluate the polynomial."""
+        if self._bends is None:
+            self._bends = [_combine(row, self._stages) for row in self._table.dense]
+        y0, y1, *bends = (
+            value if rows is None else value.index_select(0, rows) for value in (self._y0, self._y1, *self._bends)
+        )
+        share = expand_like(theta, y0).to(y0.dtype)
+        bend = bends[-1]
+        for lower in reversed(bends[:-1]):
+            bend = lower + share * bend
+        return self._rows.restore((1 - share) * y0 + share * (y1 + (1 - share) * bend))
+
+
+class _Weights(NamedTuple):
+    """A tableau as tensors.
+
+    Attributes:
+        starts: 1 for accumulators that start at y0, 0 for those that start at zero, shape (R, 1, 1).
+        rates: their coefficients of ``γ h² f_t``.
+        columns: for each stage its coefficients in the accumulators that are still open.
+        nodes: float64.
+    """
+
+    starts: Tensor
+    rates: Tensor
+    columns: tuple[Tensor, ...]
+    nodes: Tensor
+
+
+@functools.lru_cache(maxsize=64)
+def _weights(table: RosenbrockTableau, dtype: torch.dtype, device: torch.device) -> _Weights:
+    def column(values: list[float]) -> Tensor:
+        return torch.tensor(values, dtype=dtype, device=device)[:, None, None]
+
+    count = len(table.b)
+    # Accumulators in the order in which they are closed: point and sum of each stage from the second on, end, error.
+    order: list[tuple[tuple[float, ...], float]] = []
+    for stage in range(1, count):
+        order.append((table.a[stage], 1.0))
+        order.append((tuple(table.gamma * value for value in table.c[stage]), 0.0))
+    order += [(table.b, 1.0), (table.error, 0.0)]
+    rates = [0.0] * len(order)
+    rates[1 : 2 * (count - 1) : 2] = table.rates[1:]
+    # A tensor made in inference mode could not be used outside of it.
+    with torch.inference_mode(False):
+        return _Weights(
+            column([start for _, start in order]),
+            column(rates),
+            tuple(column([row[stage] for row, _ in order[2 * stage :]]) for stage in range(count)),
+            torch.tensor(table.nodes, dtype=torch.float64, device=device),
+        )
+
+
+def _combine(weights: tuple[float, ...], stages: tuple[Tensor, ...]) -> Tensor:
+    total = weights[0] * stages[0]
+    for weight, stage in zip(weights[1:], stages[1:], strict=True):
+        total = torch.add(total, stage, alpha=weight)
+    return total
