@@ -20,7 +20,7 @@ from isocline.solvers.problem import ODEProblem
 from isocline.solvers.solution import SaveAt, Solution
 from isocline.solvers.stepper import AbstractStepper
 
-__all__ = ["ContinuousSampler", "Plan"]
+__all__ = ["ContinuousSampler", "Plan", "in_state"]
 
 
 class Plan(NamedTuple):
@@ -107,10 +107,10 @@ class ContinuousSampler:
         y1 = variable.from_state(process, positions[0], process.prior(x1))
         problem = ODEProblem(variable.field(denoiser), y1, start, end, cond)
         solution = solve(problem, plan.stepper, FixedGrid(positions), SaveAt(steps=save_steps))
-        return _in_state(solution, process, variable, denoiser.evaluations)
+        return in_state(solution, process, variable, denoiser.evaluations)
 
 
-def _in_state(solution: Solution, process: GaussianProcess, variable: AbstractVariable, evaluations: int) -> Solution:
+def in_state(solution: Solution, process: GaussianProcess, variable: AbstractVariable, evaluations: int) -> Solution:
     """Translate a solution from the variable's (s, y) to (t, x) and count forwards instead of calls."""
     states = [variable.to_state(process, s, y) for s, y in zip(solution.ts, solution.ys, strict=True)]
     return dataclasses.replace(
