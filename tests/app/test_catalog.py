@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import pytest
 import yaml
-from hydra.utils import get_object
+from hydra.utils import get_object, instantiate
 
+from isocline import solvers
 from isocline.app.catalog import GROUPS, describe, entries, targets
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -36,6 +38,15 @@ def test_every_target_can_be_imported(path):
 @pytest.mark.parametrize("kind", WANTED)
 def test_every_kind_lists_something(kind):
     assert entries(kind, CONF)
+
+
+def test_every_stepper_of_the_solver_core_is_listed_and_can_be_built():
+    public = {getattr(solvers, key) for key in solvers.__all__}
+    steppers = {kind for kind in public if isinstance(kind, type) and issubclass(kind, solvers.AbstractStepper)}
+    concrete = {kind for kind in steppers if not inspect.isabstract(kind)}
+    built = {type(instantiate(yaml.safe_load(entry.path.read_text()))) for entry in entries("solvers", CONF)}
+    assert len(concrete) > 40
+    assert built == concrete
 
 
 def test_options_of_a_kind_come_from_all_its_groups():
