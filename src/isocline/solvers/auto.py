@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -45,9 +46,9 @@ class Auto(AbstractStepper):
     """Steps each sample by an explicit method until it turns out to be stiff, then by a stiff one, and back.
 
     An explicit step tells the stiffness by its last two stages, which lie at the same time: ``‖k_S - k_{S-1}‖ /
-    ‖Y_S - Y_{S-1}‖`` estimates the modulus of the dominant eigenvalue. A sample is stiff if ``patience`` steps more than
-    not have been as long as stability allows, ``h |λ| > 0.9 s`` with the real stability boundary s of the method. It
-    is so no longer when as many steps of the stiff method have been shorter than half of that, by a bound of the
+    ‖Y_S - Y_{S-1}‖`` estimates the modulus of the dominant eigenvalue. A sample is stiff if ``patience`` steps more
+    than not have been as long as stability allows, ``h |λ| > 0.9 s`` with the real stability boundary s of the method.
+    It is so no longer when as many steps of the stiff method have been shorter than half of that, by a bound of the
     Jacobian's spectral radius. Samples in different modes are stepped apart; where they cannot be, all are stiff when
     one is.
 
@@ -80,8 +81,8 @@ class Auto(AbstractStepper):
         last = len(table.c) - 1
         if table.error_order is None or last < 2 or table.c[last - 1] != 1 or table.c[last] != 1:
             raise ValueError(
-                f"nonstiff={type(self._nonstiff).__name__} has no two stages at the end of its step, by which stiffness is "
-                "told; take Tsit5, Dopri5 or Dopri8"
+                f"nonstiff={type(self._nonstiff).__name__} has no two stages at the end of its step, by which "
+                "stiffness is told; take Tsit5, Dopri5 or Dopri8"
             )
         # Weights of h k_j in the distance between the last two stages.
         before = (*table.a[last - 1], 0.0)
@@ -94,10 +95,11 @@ class Auto(AbstractStepper):
         self.nfe_per_step = self._nonstiff.nfe_per_step
         self.init_nfe = self._nonstiff.init_nfe + self._stiff.init_nfe
 
-    def for_tolerance(self, rtol: float, atol: float | Tensor) -> Auto:
+    def for_tolerance(self, rtol: float, atol: float | Tensor) -> Self:
         """The same choice with methods adapted to these tolerances."""
-        adapt = getattr(self._stiff, "for_tolerance", None)
-        return self if adapt is None else Auto(self._nonstiff, adapt(rtol, atol), self._patience)
+        adapted = copy.copy(self)
+        adapted._stiff = self._stiff.for_tolerance(rtol, atol)
+        return adapted
 
     def init(self, problem: AbstractProblem, t0: Tensor, y0: Tensor) -> AutoCarry:
         """The carries of both methods; every sample starts out nonstiff."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -66,14 +66,15 @@ class AbstractESDIRK(AbstractStiffStepper):
         """Choose how stages are solved.
 
         Args:
-            newton: when the iteration ends; None for the defaults.
+            newton: when the iteration ends; by default as exact as the tolerances of an adaptive solve ask for, and
+                on a grid to the last few digits.
             derivative: how the field is differentiated; None takes the problem's ``jac``, or else the best way that
                 the field supports.
         """
         super().__init__(derivative)
         self._newton = NewtonSettings() if newton is None else newton
 
-    def for_tolerance(self, rtol: float, atol: float | Tensor) -> AbstractESDIRK:
+    def for_tolerance(self, rtol: float, atol: float | Tensor) -> Self:
         """The same method with an iteration as exact as these tolerances ask for, unless it was given its own."""
         if self._newton.rtol is not None:
             return self
@@ -235,7 +236,7 @@ class _Setting(NamedTuple):
 
 
 class _Weights(NamedTuple):
-    """A tableau as tensors: the accumulators that start at y0, and for each stage its coefficients in those still open."""
+    """A tableau as tensors: accumulators that start at y0, and for each stage its coefficients in those still open."""
 
     starts: Tensor
     columns: tuple[Tensor, ...]

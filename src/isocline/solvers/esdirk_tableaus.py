@@ -1,4 +1,4 @@
-"""Butcher tableaus of ESDIRK methods: an explicit first stage, then one implicit equation after another with equal γ."""
+"""Butcher tableaus of ESDIRK methods: an explicit first stage, then implicit equations one by one with equal γ."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Rows = tuple[tuple[float, ...], ...]
 
 @dataclass(frozen=True, eq=False)
 class ESDIRKTableau:
-    """Coefficients of ``Y_i = y + h Σ_{j<i} a_ij k_j + h γ k_i``, ``k_i = f(t + c_i h, Y_i)``, ``Y_1 = y``, ``y1 = Y_S``.
+    """Coefficients of ``Y_i = y + h Σ_{j<i} a_ij k_j + h γ k_i`` with ``k_i = f(t + c_i h, Y_i)`` and ``Y_1 = y``.
 
     The last stage is the end of the step (stiffly accurate), and its slope is the next step's first.
 

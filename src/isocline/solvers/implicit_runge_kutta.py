@@ -19,7 +19,6 @@ from isocline.solvers.stepper import AbstractStepper, StepResult
 
 __all__ = [
     "SDIRK2",
-    "TRBDF2",
     "AbstractImplicitRungeKutta",
     "GaussLegendre2",
     "GaussLegendre4",
@@ -161,12 +160,6 @@ class SDIRK2(AbstractImplicitRungeKutta):
     """Alexander's singly diagonally implicit method with two stages, order 2, L-stable (1977)."""
 
     tableau = tableaus.SDIRK2
-
-
-class TRBDF2(AbstractImplicitRungeKutta):
-    """Trapezoidal rule and second backward difference in one step, order 2, L-stable (Bank et al., 1985)."""
-
-    tableau = tableaus.TR_BDF2
 
 
 def _time(t0: Tensor, t1: Tensor, node: float) -> Tensor:

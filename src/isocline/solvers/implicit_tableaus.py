@@ -21,7 +21,6 @@ __all__ = [
     "RADAU_IIA_5",
     "SDIRK2",
     "TRAPEZOID",
-    "TR_BDF2",
     "ImplicitTableau",
 ]
 
@@ -134,13 +133,3 @@ RADAU_IIA_5 = ImplicitTableau(
 # Alexander (1977), Diagonally implicit Runge–Kutta methods for stiff ODEs: of the two L-stable ones, the more accurate.
 _GAMMA = 1 - math.sqrt(2) / 2
 SDIRK2 = ImplicitTableau(order=2, a=((_GAMMA, 0.0), (1 - _GAMMA, _GAMMA)), b=(1 - _GAMMA, _GAMMA), c=(_GAMMA, 1.0))
-
-# Bank et al. (1985), Transient simulation of silicon devices and circuits; as a Runge–Kutta method in Hosea, Shampine
-# (1996), Analysis and implementation of TR-BDF2, section 2.
-_W = math.sqrt(2) / 4
-TR_BDF2 = ImplicitTableau(
-    order=2,
-    a=((0.0, 0.0, 0.0), (_GAMMA, _GAMMA, 0.0), (_W, _W, _GAMMA)),
-    b=(_W, _W, _GAMMA),
-    c=(0.0, 2 * _GAMMA, 1.0),
-)

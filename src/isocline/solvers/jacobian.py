@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
+import isocline.solvers.dual_rules  # noqa: F401 - fills in the rules of Dual
 from isocline.shapes import expand_like
 from isocline.solvers.dual import Dual
 from isocline.solvers.problem import AbstractProblem, ODEProblem
@@ -28,9 +29,9 @@ class Derivative(enum.Enum):
 
     DUAL evaluates the field once on dual numbers with one direction per component: exact, three to four evaluations'
     time for small states, memory for D states' worth of whatever the field computes. REVERSE backpropagates each
-    component: exact, for fields with an operation that has no dual rule. DIFFERENCES takes central differences, relative
-    error about 1e-10 in float64 and 1e-4 in float32: for fields that leave PyTorch or cut the graph. GIVEN asks the
-    problem's ``jac``.
+    component: exact, for fields with an operation that has no dual rule. DIFFERENCES takes central differences,
+    relative error about 1e-10 in float64 and 1e-4 in float32: for fields that leave PyTorch or cut the graph. GIVEN
+    asks the problem's ``jac``.
     """
 
     DUAL = "dual"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
-from isocline.solvers.controller import AbstractAdaptiveController, AbstractController, AbstractGrid
+from isocline.solvers.controller import AbstractAdaptiveController, AbstractController, AbstractGrid, PIDController
 from isocline.solvers.event import Event, refine_events
 from isocline.solvers.pace import GridPace, JointPace
 from isocline.solvers.problem import AbstractProblem
@@ -34,7 +34,8 @@ def solve(
 ) -> Solution:
     """Integrate a problem from its t0 to its t1, in either direction of time.
 
-    Differentiable with respect to y0, cond and the field's parameters; step sizes are constants. A numeric failure is a status of its sample and leaves the other samples untouched.
+    Differentiable with respect to y0, cond and the field's parameters; step sizes are constants. A numeric failure
+    is a status of its sample and leaves the other samples untouched.
 
     Args:
         problem: what to integrate.
@@ -85,6 +86,8 @@ def _solve(
     event: Event | None,
     watch: bool,
 ) -> Solution:
+    if isinstance(controller, PIDController):
+        stepper = stepper.for_tolerance(controller.rtol, controller.atol)
     plain = functools.partial(integrate, event=event, watch=watch)
     if gradient is None:
         solution = plain(problem, stepper, controller, saveat)

@@ -39,8 +39,8 @@ class AbstractRosenbrock(AbstractStiffStepper):
 
     A step costs one Jacobian, one factorization and as many evaluations and solves as there are stages. The methods
     are exact in the Jacobian only: with approximate ones (differences in float32, fields that mix samples) the order
-    drops, and an ESDIRK method is the better choice. Differentiated through the Jacobian, so that gradients are those of the
-    computed step.
+    drops, and an ESDIRK method is the better choice. Differentiated through the Jacobian, so that gradients are those
+    of the computed step.
 
     Attributes:
         tableau: the coefficients.
@@ -127,13 +127,13 @@ class Rodas4(AbstractRosenbrock):
 
 
 class Rodas5P(AbstractRosenbrock):
-    """Steinebach's 5(4) method (2023), L-stable, eight evaluations, usually the best choice; dense output of order 4."""
+    """Steinebach's 5(4) method (2023), L-stable, eight evaluations: the usual choice; dense output of order 4."""
 
     tableau = RODAS5P
 
 
 class RosenbrockInterpolant(AbstractInterpolant):
-    """Continuous extension of a Rosenbrock step (formula at `isocline.solvers.rosenbrock_tableaus.RosenbrockTableau`)."""
+    """Continuous extension of a Rosenbrock step (see `isocline.solvers.rosenbrock_tableaus.RosenbrockTableau`)."""
 
     def __init__(
         self, table: RosenbrockTableau, rows: RealRows, y0: Tensor, y1: Tensor, stages: tuple[Tensor, ...]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -75,6 +75,15 @@ class AbstractStepper(ABC):
     def initial_slope(self, carry: Any) -> Tensor | None:
         """The slope at the start if `init` evaluated it: the first step size is then found with one call less."""
         return None
+
+    def for_tolerance(self, rtol: float, atol: float | Tensor) -> Self:
+        """The same method for an adaptive solve: one that iterates is as exact as the tolerances ask for.
+
+        Args:
+            rtol: relative tolerance.
+            atol: absolute tolerance, a number or one value for each component of a sample.
+        """
+        return self
 
     @abstractmethod
     def step(self, problem: AbstractProblem, t0: Tensor, t1: Tensor, y0: Tensor, carry: Any) -> StepResult:
