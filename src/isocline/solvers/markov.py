@@ -15,7 +15,7 @@ from isocline.shapes import expand_like
 from isocline.solvers.problem import AbstractProblem, MarkovProblem
 from isocline.solvers.stepper import AbstractStepper, StepResult
 
-__all__ = ["AbstractMarkovStepper", "MarkovEuler", "TauLeaping", "draw_symbols"]
+__all__ = ["AbstractMarkovStepper", "MarkovEuler", "TauLeaping", "clean_rates", "draw_symbols", "markov_problem"]
 
 
 def draw_symbols(weights: Tensor, generator: torch.Generator) -> Tensor:
@@ -36,6 +36,32 @@ def draw_symbols(weights: Tensor, generator: torch.Generator) -> Tensor:
     # A share below one times the total can round up to the total: the last symbol of positive weight is the bound.
     last = (cumulative < cumulative[..., -1:]).sum(-1)
     return torch.minimum((cumulative <= (share * cumulative[..., -1])[..., None]).sum(-1), last)
+
+
+def markov_problem(stepper: AbstractStepper, problem: AbstractProblem) -> MarkovProblem:
+    """The problem, if it is a Markov chain.
+
+    Raises:
+        TypeError: if it is not.
+    """
+    if not isinstance(problem, MarkovProblem):
+        raise TypeError(f"{type(stepper).__name__} got a {type(problem).__name__}; expected a MarkovProblem")
+    return problem
+
+
+def clean_rates(rates: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Rates in float64, zero at the current symbol, and which samples' are rates.
+
+    Args:
+        rates: shape (B, L, V).
+        z: tokens, int64, shape (B, L).
+
+    Returns:
+        rates, and bool of shape (B,), False where a rate is negative or not finite.
+    """
+    rates = rates.double().scatter(-1, z[..., None], 0.0)
+    # Comparisons with NaN are false, so rates that are not finite count as invalid, as negative ones do.
+    return rates, ((rates.amin(-1) >= 0) & rates.sum(-1).isfinite()).all(1)
 
 
 class AbstractMarkovStepper(AbstractStepper):
@@ -66,12 +92,9 @@ class AbstractMarkovStepper(AbstractStepper):
         Raises:
             TypeError: if the problem is not a `MarkovProblem`.
         """
-        if not isinstance(problem, MarkovProblem):
-            raise TypeError(f"{type(self).__name__} got a {type(problem).__name__}; expected a MarkovProblem")
-        rates = problem.evaluate(t0, y0).double().scatter(-1, y0[..., None], 0.0)
-        # Comparisons with NaN are false, so rates that are not finite count as invalid, as negative ones do.
-        valid = ((rates.amin(-1) >= 0) & rates.sum(-1).isfinite()).all(1)
-        tokens, failed = self.jump(rates, expand_like((t1 - t0).abs(), y0), y0, problem.generator)
+        chain = markov_problem(self, problem)
+        rates, valid = clean_rates(chain.evaluate(t0, y0), y0)
+        tokens, failed = self.jump(rates, expand_like((t1 - t0).abs(), y0), y0, chain.generator)
         return StepResult(tokens, failed=~valid if failed is None else ~valid | failed)
 
 
