@@ -26,6 +26,7 @@ def expand_like(t: Tensor, x: Tensor) -> Tensor:
     """
     if t.ndim == 0:
         return t
-    if t.ndim != 1 or t.shape[0] not in (1, x.shape[0]):
+    # Two comparisons, not a membership test, which a compiler cannot do with sizes that are symbols.
+    if t.ndim != 1 or (t.shape[0] != x.shape[0] and t.shape[0] != 1):
         raise ValueError(f"t has shape {tuple(t.shape)}; expected () or ({x.shape[0]},), one value per sample")
     return t.reshape(-1, *([1] * (x.ndim - 1)))
