@@ -23,6 +23,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "networks": ("network",),
     "optimizers": ("optimizer",),
     "solvers": ("solver",),
+    "controllers": ("controller",),
+    "gradients": ("gradient",),
     "samplers": ("sampler",),
     "distillers": ("distillation",),
     "metrics": ("metrics",),

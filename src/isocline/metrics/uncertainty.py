@@ -23,6 +23,7 @@ __all__ = [
     "independent_difference",
     "paired_difference",
     "student_quantile",
+    "wilson_interval",
 ]
 
 Values = Sequence[float] | npt.NDArray[np.float64]
@@ -197,3 +198,26 @@ def bootstrap_interval(
     draws = np.array([statistic(array[row]) for row in picks])
     low, high = np.quantile(draws, [0.5 - confidence / 2, 0.5 + confidence / 2])
     return float(low), float(high)
+
+
+def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Score interval of a proportion; unlike ± 2 se it stays within [0, 1] and has a width where all succeed.
+
+    Wilson, Probable inference, the law of succession, and statistical inference (1927).
+
+    Args:
+        successes: how many of the trials succeeded.
+        n: trials.
+        confidence: two-sided coverage.
+
+    Raises:
+        ValueError: unless ``0 <= successes <= n`` and ``n >= 1``.
+    """
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"{successes} successes in {n} trials; need 0 <= successes <= n and n >= 1")
+    z = student_quantile(0.5 + confidence / 2, math.inf)
+    share = successes / n
+    centre = share + z * z / (2 * n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    return (max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale))
