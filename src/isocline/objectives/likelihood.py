@@ -9,13 +9,13 @@ and EDM at any t_min). The law at t_max is taken to be N(0, σ(t_max)²).
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from isocline.datasets.quantisation import LEVELS, dequantise
+from isocline.objectives.trace import AbstractTrace, ExactTrace, HutchinsonTrace
 from isocline.processes.denoiser import AbstractDenoiser
 from isocline.processes.grid import AbstractTimeGrid, UniformLogRatioGrid
 from isocline.processes.probability_flow import AbstractVariable, LinearPathVariable
@@ -78,64 +78,6 @@ class BitsPerDim(NamedTuple):
         if self.trace != "exact":
             raise ValueError(f"trace = {self.trace}: importance_nats averages densities; use ExactTrace()")
         return math.log(len(self.draws)) - (-self.draws).logsumexp(0)
-
-
-class AbstractTrace(ABC):
-    """Divergence of a field."""
-
-    kind: str
-
-    @abstractmethod
-    def probe(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Draw what stays fixed during one solve, leading with B."""
-
-    @abstractmethod
-    def __call__(self, slope: Tensor, x: Tensor, probe: Tensor) -> Tensor:
-        """Return tr(∂slope/∂x) ``(B,)`` for a slope computed from x, both ``(B, *event)``."""
-
-
-class HutchinsonTrace(AbstractTrace):
-    """zᵀ (∂f/∂x) z with one Rademacher probe z, fixed per solve: unbiased, one backward pass.
-
-    Source: *FFJORD*, Grathwohl et al., 2019, §3.1; Hutchinson, 1990.
-    """
-
-    kind = "estimate"
-
-    def probe(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Draw signs of x's shape.
-
-        Raises:
-            ValueError: without a generator.
-        """
-        if generator is None:
-            raise ValueError("HutchinsonTrace draws a probe; pass generator=torch.Generator()")
-        signs = torch.randint(0, 2, x.shape, generator=generator, device=generator.device)
-        return (2 * signs - 1).to(x)
-
-    def __call__(self, slope: Tensor, x: Tensor, probe: Tensor) -> Tensor:
-        """Return the estimate."""
-        (pulled,) = torch.autograd.grad(slope, x, probe)
-        return (pulled.to(torch.float64) * probe).flatten(1).sum(1)
-
-
-class ExactTrace(AbstractTrace):
-    """Σ_i ∂f_i/∂x_i by one backward pass per dimension: for small d."""
-
-    kind = "exact"
-
-    def probe(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Return an empty tensor: nothing is drawn."""
-        return x.new_empty(x.shape[0], 0)
-
-    def __call__(self, slope: Tensor, x: Tensor, probe: Tensor) -> Tensor:
-        """Return the trace."""
-        total = torch.zeros(x.shape[0], dtype=torch.float64, device=x.device)
-        flat = slope.flatten(1)
-        for index in range(flat.shape[1]):
-            (row,) = torch.autograd.grad(flat[:, index].sum(), x, retain_graph=True)
-            total = total + row.flatten(1)[:, index]
-        return total
 
 
 def _with_divergence(field: VectorField, trace: AbstractTrace, like: Tensor) -> VectorField:

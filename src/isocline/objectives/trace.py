@@ -1,0 +1,199 @@
+"""Trace and Frobenius norm of a field's Jacobian from products with it: exact, by Hutchinson's probes, by Hutch++."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["AbstractTrace", "ExactTrace", "HutchPlusPlusTrace", "HutchinsonTrace", "JacobianMeasure"]
+
+
+class JacobianMeasure(NamedTuple):
+    """What was found of J = ∂f/∂x, both float64 ``(B,)``.
+
+    Attributes:
+        trace: tr J, or an unbiased estimate.
+        square: ‖J‖_F², or an unbiased estimate.
+    """
+
+    trace: Tensor
+    square: Tensor
+
+
+class AbstractTrace(ABC):
+    """Divergence of a field.
+
+    A subclass implements `probe` and `measure`.
+
+    Attributes:
+        kind: ``exact`` or ``estimate`` (unbiased).
+    """
+
+    kind: str
+
+    @abstractmethod
+    def products(self, dimension: int) -> int:
+        """Products with the Jacobian (backward passes) per evaluation of a field on R^dimension."""
+
+    @abstractmethod
+    def probe(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Draw what stays fixed during one solve, leading with B."""
+
+    @abstractmethod
+    def measure(self, slope: Tensor, x: Tensor, probe: Tensor, create_graph: bool = False) -> JacobianMeasure:
+        """Measure ∂slope/∂x.
+
+        Args:
+            slope: computed from x, ``(B, *event)``, sample by sample.
+            x: requires grad, ``(B, *event)``.
+            probe: what `probe` drew.
+            create_graph: whether the result is differentiated.
+        """
+
+    def __call__(self, slope: Tensor, x: Tensor, probe: Tensor) -> Tensor:
+        """Return tr(∂slope/∂x) ``(B,)`` for a slope computed from x, both ``(B, *event)``; nothing is recorded."""
+        return self.measure(slope, x, probe).trace
+
+
+class ExactTrace(AbstractTrace):
+    """Σ_i ∂f_i/∂x_i by one backward pass per dimension: for small d."""
+
+    kind = "exact"
+
+    def products(self, dimension: int) -> int:
+        """As many as dimensions."""
+        return dimension
+
+    def probe(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Return an empty tensor: nothing is drawn."""
+        return x.new_empty(x.shape[0], 0)
+
+    def measure(self, slope: Tensor, x: Tensor, probe: Tensor, create_graph: bool = False) -> JacobianMeasure:
+        """Return the exact values."""
+        flat = slope.flatten(1)
+        trace = square = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        for index in range(flat.shape[1]):
+            (row,) = torch.autograd.grad(flat[:, index].sum(), x, retain_graph=True, create_graph=create_graph)
+            row = row.flatten(1).to(torch.float64)
+            trace, square = trace + row[:, index], square + row.square().sum(1)
+        return JacobianMeasure(trace, square)
+
+
+class HutchinsonTrace(AbstractTrace):
+    """Mean of zᵀ J z over Rademacher probes z, fixed per solve: unbiased, one backward pass each.
+
+    Its variance is 2 (‖S‖_F² − Σ_i S_ii²)/K with S the symmetric part of J and K probes. ‖zᵀ J‖² estimates ‖J‖_F².
+
+    Source: *FFJORD*, Grathwohl et al., 2019, §3.1; Hutchinson, 1990.
+
+    Args:
+        probes: K.
+
+    Raises:
+        ValueError: if there is not one at least.
+    """
+
+    kind = "estimate"
+
+    def __init__(self, probes: int = 1) -> None:
+        if probes < 1:
+            raise ValueError(f"probes = {probes}: must be at least 1")
+        self.probes = probes
+
+    def products(self, dimension: int) -> int:
+        """One per probe."""
+        return self.probes
+
+    def probe(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Draw signs, ``(B, K, *event)``.
+
+        Raises:
+            ValueError: without a generator.
+        """
+        return _signs(x, self.probes, generator, type(self).__name__)
+
+    def measure(self, slope: Tensor, x: Tensor, probe: Tensor, create_graph: bool = False) -> JacobianMeasure:
+        """Return the estimates."""
+        trace = square = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        for signs in probe.unbind(1):
+            pulled = _pull(slope, x, signs, create_graph)
+            trace = trace + (pulled * signs.flatten(1)).sum(1)
+            square = square + pulled.square().sum(1)
+        return JacobianMeasure(trace / self.probes, square / self.probes)
+
+
+class HutchPlusPlusTrace(AbstractTrace):
+    """Hutch++: the trace on a sketched subspace exactly, Hutchinson's estimate on the rest.
+
+    With S random signs ``(d, r)``, Q an orthonormal basis of JᵀS and P = I − QQᵀ,
+    ``tr J = tr(QᵀJQ) + E[gᵀ P J P g]``, g random signs: unbiased for every Q, exact where rank J ≤ r. It needs
+    2r + K backward passes. Q is held constant in the derivative, which stays unbiased for the same reason and spares
+    the sketch's second derivatives.
+
+    Source: *Hutch++: Optimal Stochastic Trace Estimation*, Meyer, Musco, Musco and Woodruff, 2021, Algorithm 1 (with
+    Jᵀ for its A, since backward passes multiply by Jᵀ).
+
+    Args:
+        rank: r, dimensions of the subspace.
+        probes: K, probes of the rest.
+
+    Raises:
+        ValueError: if one of them is below 1; on use, if the rank exceeds the dimension.
+    """
+
+    kind = "estimate"
+
+    def __init__(self, rank: int = 1, probes: int = 1) -> None:
+        for name, value in (("rank", rank), ("probes", probes)):
+            if value < 1:
+                raise ValueError(f"{name} = {value}: must be at least 1")
+        self.rank = rank
+        self.probes = probes
+
+    def products(self, dimension: int) -> int:
+        """Twice the rank, and one per probe."""
+        return 2 * self.rank + self.probes
+
+    def probe(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Draw signs for the sketch, then for the rest, ``(B, r + K, *event)``.
+
+        Raises:
+            ValueError: without a generator, or if the rank exceeds the dimension.
+        """
+        dimension = x[0].numel()
+        if self.rank > dimension:
+            raise ValueError(f"rank = {self.rank}, but a sample has {dimension} dimensions; give at most that")
+        return _signs(x, self.rank + self.probes, generator, type(self).__name__)
+
+    def measure(self, slope: Tensor, x: Tensor, probe: Tensor, create_graph: bool = False) -> JacobianMeasure:
+        """Return the estimates."""
+        sketch = [_pull(slope, x, signs) for signs in probe[:, : self.rank].unbind(1)]
+        basis = torch.linalg.qr(torch.stack(sketch, dim=2)).Q.detach()  # (B, d, r)
+        trace = square = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        for column in basis.unbind(2):
+            pulled = _pull(slope, x, column.reshape(x.shape), create_graph)
+            trace = trace + (pulled * column).sum(1)
+            square = square + pulled.square().sum(1)
+        for signs in probe[:, self.rank :].flatten(2).to(torch.float64).unbind(1):
+            rest = signs - (basis @ (basis.mT @ signs[:, :, None]))[:, :, 0]
+            pulled = _pull(slope, x, rest.reshape(x.shape), create_graph)
+            trace = trace + (pulled * rest).sum(1) / self.probes
+            square = square + pulled.square().sum(1) / self.probes
+        return JacobianMeasure(trace, square)
+
+
+def _pull(slope: Tensor, x: Tensor, vector: Tensor, create_graph: bool = False) -> Tensor:
+    """Jᵀ v as float64 ``(B, d)``."""
+    (pulled,) = torch.autograd.grad(slope, x, vector.to(slope.dtype), retain_graph=True, create_graph=create_graph)
+    return pulled.flatten(1).to(torch.float64)
+
+
+def _signs(x: Tensor, count: int, generator: torch.Generator | None, owner: str) -> Tensor:
+    if generator is None:
+        raise ValueError(f"{owner} draws a probe; pass generator=torch.Generator()")
+    shape = (len(x), count, *x.shape[1:])
+    signs = torch.randint(0, 2, shape, generator=generator, device=generator.device)
+    return (2 * signs - 1).to(x)
