@@ -199,3 +199,8 @@ def test_drift_and_diffusion_of_a_path_are_differentiated_along_it():
 
     for value, other in zip(derivative(DiscreteAdjoint()), derivative(Backpropagation()), strict=True):
         assert torch.allclose(value, other, rtol=1e-10)
+
+
+def test_a_field_that_closes_over_tensors_of_the_batch_is_tried_on_all_of_it():
+    scale = torch.linspace(1, 2, 3, dtype=F64)[:, None].requires_grad_()
+    check(lambda t, y, cond: scale * y.sin(), [scale])

@@ -14,7 +14,6 @@ from torch import Tensor
 from isocline.solvers.controller import AbstractController
 from isocline.solvers.event import Event
 from isocline.solvers.gradient.inputs import Inputs, find_inputs
-from isocline.solvers.gradient.stops import has_one_clock
 from isocline.solvers.gradient.times import detach_times
 from isocline.solvers.problem import AbstractProblem
 from isocline.solvers.solution import SaveAt, Solution
@@ -163,7 +162,7 @@ class AbstractAdjoint(AbstractGradient):
                 "step; give it a path as noise=, or take Backpropagation()"
             )
         problem, saveat, times = detach_times(problem, saveat)
-        inputs = find_inputs(problem, self.parameters, takes_apart=not has_one_clock(controller))
+        inputs = find_inputs(problem, self.parameters)
         if inputs is None:
             solution = integrate(problem, stepper, controller, saveat)
         else:

@@ -65,26 +65,23 @@ class Inputs:
                 )
 
 
-def find_inputs(
-    problem: AbstractProblem, parameters: Iterable[Tensor] | None, takes_apart: bool = False
-) -> Inputs | None:
+def find_inputs(problem: AbstractProblem, parameters: Iterable[Tensor] | None) -> Inputs | None:
     """Find everything that gradients are wanted for; None if there is nothing.
 
-    The field is called once, at the start, to see which tensors it uses; this call is in no statistics. Tensors and
-    modules that its modules, closures, partial arguments and attributes hold are added, for calls that take another
-    branch.
+    The field is called once, at the start, on two samples if it takes them apart, to see which tensors it uses; this
+    call is in no statistics. Tensors and modules that its modules, closures, partial arguments and attributes hold are
+    added, for calls that take another branch.
 
     Args:
         problem: the equation.
         parameters: tensors that the caller names; needed only where they cannot be found.
-        takes_apart: whether the solve calls the field with some of the samples only: then two are enough here.
 
     Raises:
         ValueError: if the field uses a tensor that was computed outside of it and is found nowhere.
     """
     tensors = trees.flatten(problem.cond)
     places = tuple(index for index, tensor in enumerate(tensors) if tensor.requires_grad)
-    used = _trace(problem, takes_apart)
+    used = _trace(problem)
     named = [tensor for tensor in parameters or () if tensor.requires_grad]
     found, used_tensors = _match(used, named, list(_held(problem)))
     y0 = problem.start
@@ -145,11 +142,19 @@ class _Used:
     edges: tuple[tuple[Node, int], ...]
 
 
-def _trace(problem: AbstractProblem, takes_apart: bool) -> _Used:
+def _trace(problem: AbstractProblem) -> _Used:
+    whole = detached_problem(problem)
+    if whole.separable and len(whole.start) > _PROBE:
+        try:
+            return _call(whole.at_rows(torch.arange(_PROBE, device=whole.start.device)))
+        except Exception:
+            # Under one clock a field may close over tensors of the batch's size. Other errors will come again.
+            return _call(whole)
+    return _call(whole)
+
+
+def _call(probe: AbstractProblem) -> _Used:
     with torch.enable_grad():
-        probe = detached_problem(problem)
-        if takes_apart and probe.separable and len(probe.start) > _PROBE:
-            probe = probe.at_rows(torch.arange(_PROBE, device=probe.start.device))
         y0 = probe.start.detach().requires_grad_()
         t0 = torch.as_tensor(probe.t0, dtype=torch.float64, device=y0.device).detach()
         # Nodes are numbered as they are made: those made before this one are not of the call.

@@ -11,10 +11,10 @@ from isocline.solvers.controller import AbstractAdaptiveController, AbstractCont
 from isocline.solvers.problem import AbstractProblem
 from isocline.solvers.solution import SaveAt, Solution, Status
 
-__all__ = ["GivenTimes", "Stops", "has_one_clock"]
+__all__ = ["GivenTimes", "Stops"]
 
 
-def has_one_clock(controller: AbstractController) -> bool:
+def _has_one_clock(controller: AbstractController) -> bool:
     """Whether all samples step together."""
     return not isinstance(controller, AbstractAdaptiveController) or controller.joint
 
@@ -62,7 +62,7 @@ class Stops:
         device = solution.ys.device
         t0, t1 = (torch.as_tensor(t, dtype=torch.float64).detach().to(device) for t in (problem.t0, problem.t1))
         grid = controller.times(problem).to(device) if isinstance(controller, AbstractGrid) else None
-        shared = has_one_clock(controller)
+        shared = _has_one_clock(controller)
         if not shared:
             t0, t1 = t0.expand_as(solution.status), t1.expand_as(solution.status)
         if saveat.ts is None and not saveat.steps:
