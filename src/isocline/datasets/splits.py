@@ -9,7 +9,7 @@ from torch import Tensor
 
 from isocline.datasets.images import ImageArrays, LoadedImages
 
-__all__ = ["assign_sections", "split_images", "stratified_order"]
+__all__ = ["assign_sections", "split_images", "split_rows", "stratified_order"]
 
 
 def stratified_order(labels: Tensor, generator: torch.Generator) -> Tensor:
@@ -63,6 +63,28 @@ def split_images(
     return {name: splits[name] for name in sizes}
 
 
+def split_rows(count: int, sizes: Mapping[str, int | None], generator: torch.Generator) -> dict[str, Tensor]:
+    """Draw disjoint splits of ``count`` rows at random.
+
+    Args:
+        count: rows there are.
+        sizes: rows in each split; at most one may be None (all that is left).
+        generator: of the draw.
+
+    Returns:
+        Row indices by split name, int64.
+
+    Raises:
+        ValueError: if sizes are not positive, or more than there is.
+    """
+    for name, size in sizes.items():
+        if size is not None and size < 1:
+            raise ValueError(f"splits.{name} = {size}: must be at least 1, or null for all that is left")
+    resolved = _resolve(sizes, count, "rows")
+    order = torch.randperm(count, generator=generator)
+    return dict(zip(resolved, torch.split(order[: sum(resolved.values())], list(resolved.values())), strict=True))
+
+
 def _split_pool(
     pool: ImageArrays, sizes: Mapping[str, int | None], generator: torch.Generator
 ) -> dict[str, ImageArrays]:
@@ -77,14 +99,14 @@ def _split_pool(
     return {name: ImageArrays(pool.images[index], pool.labels[index]) for name, index in chosen.items()}
 
 
-def _resolve(sizes: Mapping[str, int | None], available: int) -> dict[str, int]:
+def _resolve(sizes: Mapping[str, int | None], available: int, unit: str = "images") -> dict[str, int]:
     """Replace the None among the sizes by what is left."""
     asked = sum(size for size in sizes.values() if size is not None)
     open_ended = [name for name, size in sizes.items() if size is None]
     if len(open_ended) > 1:
         raise ValueError(f"splits {', '.join(open_ended)} are all null; only one can take all that is left")
     if asked > available or (open_ended and asked == available):
-        raise ValueError(f"splits {dict(sizes)} ask for more than the {available} images there are; ask for less")
+        raise ValueError(f"splits {dict(sizes)} ask for more than the {available} {unit} there are; ask for less")
     return {name: available - asked if size is None else size for name, size in sizes.items()}
 
 

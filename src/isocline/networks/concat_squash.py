@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import torch
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 __all__ = ["ConcatSquashMLP"]
@@ -43,7 +44,7 @@ class ConcatSquashMLP(nn.Module):
             if value < 1:
                 raise ValueError(f"{name} = {value}: must be a positive integer")
         sizes = [dim, *[width] * depth, dim]
-        self.layers = nn.ModuleList(_ConcatSquash(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.layers = nn.ModuleList(_ConcatSquash(a, b) for a, b in pairwise(sizes))
 
     def forward(self, t: Tensor, x: Tensor, cond: Tensor | None = None) -> Tensor:
         """Evaluate at ``t`` ``()`` or ``(B,)`` and ``x`` ``(B, d)``; ``(B, d)`` out."""

@@ -52,7 +52,7 @@ class FlowSamples(NamedTuple):
 
 
 def standard_normal(z: Tensor) -> Tensor:
-    """ln N(z; 0, I) of ``(B, d)``, float64 ``(B,)``."""
+    """Log density of N(0, I) at ``(B, d)``: float64 ``(B,)``."""
     z = z.to(torch.float64)
     return -0.5 * (z.square().sum(1) + z.shape[1] * math.log(2 * math.pi))
 
