@@ -119,6 +119,11 @@ def integrate(
             f"{type(stepper).__name__} has no error estimate, which adaptive steps need; take Tsit5, Dopri5 or "
             "Bosh3, or use ConstantSteps or FixedGrid"
         )
+    if not problem.repeatable:
+        raise ValueError(
+            f"this {type(problem).__name__} draws anew at every step, and rejecting steps would change its law; give "
+            "it noise=VirtualBrownianTree(...), or use ConstantSteps or FixedGrid"
+        )
     if controller.joint:
         return integrate_shared(problem, stepper, JointPace(controller, problem), saveat, tape, event)
     return integrate_samples(problem, stepper, controller, saveat, tape, event)
