@@ -35,7 +35,6 @@ class LipschitzLinear(nn.Module):
     def __init__(self, inputs: int, outputs: int, bound: float) -> None:
         super().__init__()
         self.linear = nn.Linear(inputs, outputs)
-        nn.init.orthogonal_(self.linear.weight)  # at the bound in every direction: a small g is slow to grow
         self.bound = bound
         self.register_buffer("left", nn.functional.normalize(torch.randn(outputs), dim=0))
 
@@ -111,9 +110,9 @@ class ResidualFlow(AbstractNormalizingFlow):
     def __init__(
         self,
         dim: int,
-        layers: int = 8,
-        width: int = 64,
-        depth: int = 2,
+        layers: int = 16,
+        width: int = 32,
+        depth: int = 1,
         bound: float = 0.98,
         tolerance: float = 1e-6,
         iterations: int = 2000,
