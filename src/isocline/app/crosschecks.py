@@ -232,7 +232,9 @@ def _model(name: str, config: Mapping[str, Any]) -> Iterator[Problem]:
     modality, process = model.get("modality"), _section(model, "process")
     kind = _class(process) if process else None
     family = _family(kind) if kind or not process else None
-    if family and modality in ("images", "text") and (family == "gaussian") != (modality == "images"):
+    if _classifies(model):
+        yield from _classifier(key, model)
+    elif family and modality in ("images", "text") and (family == "gaussian") != (modality == "images"):
         right = "images" if family == "gaussian" else "text"
         example = "linear" if modality == "images" else "absorbing"
         yield Problem(
@@ -252,6 +254,28 @@ def _model(name: str, config: Mapping[str, Any]) -> Iterator[Problem]:
             f"{key}.network.causal", "False, but the autoregressive objective needs a causal network; set true"
         )
     yield from _uses(key, model, name, config)
+
+
+def _classifies(model: Mapping[str, Any]) -> bool:
+    """Whether a model says what an image is, instead of making one."""
+    from isocline.objectives.classification import Classification
+
+    objective = _class(_section(model, "objective"))
+    return objective is not None and issubclass(objective, Classification)
+
+
+def _classifier(key: str, model: Mapping[str, Any]) -> Iterator[Problem]:
+    from isocline.networks.classifier import AbstractClassifier
+
+    if model.get("modality") != "images":
+        yield Problem(f"{key}.modality", f"{model.get('modality')!r}, but classifiers are models of images; set images")
+    network = _class(_section(model, "network"))
+    if network is not None and not issubclass(network, AbstractClassifier):
+        yield Problem(
+            f"{key}.network",
+            f"{network.__name__} is no classifier, which {key}.objective needs; "
+            f"for instance network@{key}.network=residual_classifier",
+        )
 
 
 def _student(name: str, config: Mapping[str, Any]) -> Iterator[Problem]:
@@ -292,6 +316,8 @@ def _uses(key: str, part: Mapping[str, Any], name: str, config: Mapping[str, Any
     example = _EXAMPLES.get(_family(kind) or "")
     cure = f"for instance sampler@{key}.sampler={example}" if example else "choose another sampler"
     reason = misfit(sampler, kind) if sampler else None
+    if not part.get("sampler") and not _classifies(part):
+        yield Problem(f"{key}.sampler", f"is missing, and the model is evaluated by its samples; {cure}")
     if sampler and reason is None:
         labelled = bool(_section(config, "models", name, "network").get("classes"))
         budgets = _section(config, "evaluation", "images").get("nfe")
@@ -348,6 +374,7 @@ def _trial(sampler: Mapping[str, Any], process: Mapping[str, Any], budgets: Any,
 def _matrix(config: Mapping[str, Any]) -> Iterator[Problem]:
     for modality, chosen in _section(config, "matrix").items():
         for name, side in chosen.items() if isinstance(chosen, Mapping) else ():
-            found = _section(config, str(side), name).get("modality")
-            if found in ("images", "text") and found != modality:
+            model = _section(config, str(side), name)
+            found = "classifiers" if _classifies(model) else model.get("modality")
+            if found in ("images", "text", "classifiers") and found != modality:
                 yield Problem(f"matrix.{modality}.{name}", f"{side}.{name} is of {found}; move it to matrix.{found}")

@@ -13,7 +13,7 @@ from typing import Any
 from isocline.datasets.storage import write_bytes
 from isocline.metrics.uncertainty import Estimate
 
-__all__ = ["metrics_document", "model_section", "write_curve", "write_json"]
+__all__ = ["metrics_document", "model_section", "write_curve", "write_json", "write_table"]
 
 Curves = Mapping[str, Mapping[int, Estimate]]
 
@@ -75,4 +75,13 @@ def write_curve(path: Path, curves: Curves) -> None:
         found = [curve.get(nfe) for curve in curves.values()]
         cells = [value for e in found for value in ((e.mean, e.sd) if e else (None, None))]
         writer.writerow([nfe, *("" if value is None else f"{value:.9g}" for value in cells)])
+    write_bytes(path, file.getvalue().encode())
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """Write rows that have the same columns as CSV."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: f"{value:.9g}" for name, value in row.items()} for row in rows)
     write_bytes(path, file.getvalue().encode())

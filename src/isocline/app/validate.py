@@ -55,6 +55,7 @@ RULES: dict[str, Rule] = {
     "matrix": _SECTION,
     "matrix.images": _SECTION,
     "matrix.text": _SECTION,
+    "matrix.classifiers": _SECTION,
     "matrix.*.*": Rule(str, choices=("models", "students")),
     "data": _SECTION,
     "data.images": _SECTION,
@@ -99,12 +100,14 @@ RULES: dict[str, Rule] = {
     "evaluation.images": _SECTION,
     "evaluation.images.likelihood.models.*.steps": Rule(int, low=1, optional=True),
     "evaluation.text": _SECTION,
+    "evaluation.classifiers": _SECTION,
     "report": Rule(dict, optional=True),
 }
 for _side in ("models.*", "students.*"):
     for _part in ("objective", "optimizer", "ema", "trainer", "sampler"):
         RULES[f"{_side}.{_part}"] = _SECTION
     RULES[f"{_side}.trainer.accelerator"] = _ACCELERATOR
+RULES["models.*.sampler"] = Rule(dict, optional=True)  # `crosschecks` says which models need none
 """Dotted patterns (``*`` is one name) to rules. A section that has rules and no ``_target_`` holds no other keys,
 except those in `OPEN`, whose owners check them."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -150,7 +150,7 @@ def sweep(
     ]
 
 
-def summary(outcomes: Outcomes) -> dict[str, object]:
+def summary(outcomes: Outcomes) -> dict[str, Any]:
     """Metrics by name: accuracy with Wilson's interval, cross-entropy in nats, calibration error, evaluations.
 
     The calibration error is the expected one over 15 bins: Guo, Pleiss, Sun, Weinberger, On calibration of modern
