@@ -2,16 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from isocline.app.artifacts import load_tensors, write_history
+from isocline.app.artifacts import build, load_tensors, save_model, write_history
 from isocline.datasets.storage import write_json
+from isocline.randomness import derive_seed
 from isocline.tracking.stage import StageRun
-from isocline.training.fit import FitResult
+from isocline.training.fit import FitResult, fit
+from isocline.training.module import GenerativeModule
+from isocline.training.settings import FitSettings
 
-__all__ = ["finish", "training_tensors"]
+__all__ = ["finish", "train_model", "training_tensors"]
+
+
+def train_model(
+    run: StageRun, name: str, modality: str, section: Mapping[str, Any], directory: Path, seed: int
+) -> None:
+    """Build network, process, objective, optimiser and average, train them and write ``data/models/<name>``.
+
+    Args:
+        run: the stage's run.
+        name: of the model.
+        modality: ``images``, ``text`` or ``points``.
+        section: the model's section of params.yaml.
+        directory: the prepared data.
+        seed: the run's seed.
+    """
+    seed = derive_seed(seed, "train", name)
+    torch.manual_seed(derive_seed(seed, "weights"))
+    process = build(section.get("process"))
+    given = {} if process is None else {"process": process}
+    network = build(section["network"])
+    settings: FitSettings = build(section["trainer"])
+    module = GenerativeModule(
+        network,
+        build(section["objective"], **given),
+        build(section["optimizer"]),
+        build(section["ema"]),
+        seed=seed,
+        steps=settings.steps,
+        warmup=settings.warmup,
+        final_lr=settings.final_lr,
+    )
+    tensors = training_tensors(run, directory, section["network"].get("classes", 0))
+    result = fit(module, tensors, settings, run.directory, label=f"train {name}", log=run.metrics)
+    config = {
+        "name": name,
+        "modality": modality,
+        "teacher": None,
+        "process": section.get("process"),
+        "network": section["network"],
+        "objective": section["objective"],
+    }
+    save_model(Path("data/models") / name, result.network, config, result.history)
+    finish(run, name, result)
 
 
 def training_tensors(run: StageRun, directory: Path, classes: int = 0) -> dict[str, Tensor]:
@@ -19,7 +68,7 @@ def training_tensors(run: StageRun, directory: Path, classes: int = 0) -> dict[s
 
     Args:
         run: the stage's run.
-        directory: ``data/images``, ``data/text`` or ``data/pairs/<teacher>``.
+        directory: ``data/images``, ``data/text``, ``data/points/<set>`` or ``data/pairs/<teacher>``.
         classes: whether labels are wanted (> 0).
 
     Returns:
@@ -31,8 +80,9 @@ def training_tensors(run: StageRun, directory: Path, classes: int = 0) -> dict[s
     run.dataset_file(path, context="train")
     if path == pairs:
         return {role: tensors[role] for role in ("x0", "x1", "cond") if role in tensors}
-    if "tokens" in tensors:
-        return {"x0": tensors["tokens"]}
+    for name in ("tokens", "points"):
+        if name in tensors:
+            return {"x0": tensors[name]}
     return {"x0": tensors["images"], **({"cond": tensors["labels"]} if classes else {})}
 
 
