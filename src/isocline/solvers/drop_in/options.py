@@ -89,7 +89,7 @@ class AdaptiveOptions:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GridOptions:
-    """Options of methods on a fixed grid. Without a step size or a grid, the steps lead from one output time to the next.
+    """Options of methods on a fixed grid; without a step size or a grid, steps lead from one output time to the next.
 
     Attributes:
         step_size: length of every step but the last.

@@ -6,6 +6,7 @@ taken as it is or as a batch of one, a tuple is laid end to end. With ``per_samp
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,11 +31,14 @@ class AbstractStateForm(ABC):
 
     Attributes:
         per_sample: whether axis 0 of every component is a batch of separate systems.
-        rank: number of axes of a component, for times that have one value per sample.
     """
 
     per_sample: bool
-    rank: int
+
+    @property
+    @abstractmethod
+    def rank(self) -> int:
+        """Number of axes of a component, for times that have one value per sample."""
 
     @abstractmethod
     def flatten(self, state: State) -> Tensor:
@@ -117,12 +121,13 @@ class TupleForm(AbstractStateForm):
         """Number of axes of a component."""
         return len(self.shapes[0])
 
-    @property
+    @functools.cached_property
     def _sizes(self) -> list[int]:
-        return [self._event(shape).numel() for shape in self.shapes]
+        return [event.numel() for event in self._events]
 
-    def _event(self, shape: torch.Size) -> torch.Size:
-        return shape[1:] if self.per_sample else shape
+    @functools.cached_property
+    def _events(self) -> list[torch.Size]:
+        return [shape[1:] if self.per_sample else shape for shape in self.shapes]
 
     def _row(self, value: Tensor) -> Tensor:
         return value.reshape(len(value), -1) if self.per_sample else value.reshape(-1)
@@ -133,11 +138,9 @@ class TupleForm(AbstractStateForm):
 
     def restore(self, flat: Tensor) -> State:
         """Views of the components."""
-        parts, start = [], 0
-        for shape, size in zip(self.shapes, self._sizes, strict=True):
-            parts.append(flat[..., start : start + size].view(*flat.shape[:-1], *self._event(shape)))
-            start += size
-        return tuple(parts)
+        front = flat.shape[:-1]
+        parts = torch.split(flat, self._sizes, dim=-1)
+        return tuple(part.view(front + event) for part, event in zip(parts, self._events, strict=True))
 
     def slope(self, value: Any, like: Tensor) -> Tensor:
         """Check that there is one slope per component, of as many elements."""
@@ -147,7 +150,10 @@ class TupleForm(AbstractStateForm):
                 f"func returned {found}; the state is a tuple of {len(self.shapes)} tensors: return one slope for each"
             )
         rows = []
-        for index, (part, shape) in enumerate(zip(value, self.shapes, strict=True)):
+        # Samples that are done have left the batch.
+        front = like.shape[:1] if self.per_sample else torch.Size()
+        for index, (part, event) in enumerate(zip(value, self._events, strict=True)):
+            shape = front + event
             if not isinstance(part, Tensor):
                 raise InvalidArgumentError(f"func returned a {type(part).__name__} at place {index}; expected a tensor")
             if part.shape != shape and part.numel() != shape.numel():
@@ -172,7 +178,7 @@ class TupleForm(AbstractStateForm):
 
     def norm(self, scaled: Tensor) -> Tensor:
         """The largest of the components' root mean squares."""
-        parts = scaled.split(self._sizes, dim=-1)
+        parts = torch.split(scaled, self._sizes, dim=-1)
         norms = [root_mean_square(part, keep=self.per_sample) for part in parts if part.numel()]
         return torch.stack(norms).amax(0)
 

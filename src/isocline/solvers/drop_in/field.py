@@ -1,0 +1,93 @@
+"""The caller's function as a vector field of the solver core, and the problem it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from isocline.solvers.drop_in.states import AbstractStateForm, State, TensorForm
+from isocline.solvers.problem import ODEProblem, Time
+
+__all__ = ["Layout", "real_dtype"]
+
+
+class Layout:
+    """How a state is laid out in the batch that the solver core integrates.
+
+    The whole state is a batch of one; with ``is_bare``, a tensor is its own batch under one clock, which saves two
+    views in every evaluation; with ``per_sample``, its leading axis is the batch.
+    """
+
+    def __init__(self, form: AbstractStateForm, dtype: torch.dtype, is_bare: bool) -> None:
+        """Choose a layout.
+
+        Args:
+            form: of the state.
+            dtype: of the flat state; times are handed to the caller's function in its real part's.
+            is_bare: see above; for a tensor with at least one axis and one element.
+        """
+        self.form, self.time_dtype = form, real_dtype(dtype)
+        self.is_whole = not (form.per_sample or is_bare)
+
+    def batch(self, state: State) -> Tensor:
+        """The batch of a state."""
+        flat = self.form.flatten(state)
+        return flat[None] if self.is_whole else flat
+
+    def state(self, batch: Tensor) -> State:
+        """The state of a batch; axes in front of the batch (times) stay in front."""
+        if not self.is_whole:
+            return self.form.restore(batch)
+        return self.form.restore(batch[0])
+
+    def saved(self, ys: Tensor) -> State:
+        """The states of saved batches, shape (K, B, *event)."""
+        return self.form.restore(ys[:, 0] if self.is_whole else ys)
+
+    def time(self, t: Tensor) -> Tensor:
+        """A time as the caller's function expects it: of shape (), or per sample broadcastable to the state."""
+        t = t.to(self.time_dtype)
+        if self.form.per_sample:
+            return t.reshape(-1, *[1] * (self.form.rank - 1)) if t.ndim else t
+        return t if t.ndim == 0 else t.reshape(())
+
+    def problem(self, func: Callable[[Tensor, Any], Any], start: Tensor, t0: Time, t1: Time) -> ODEProblem:
+        """The equation ``dy/dt = func(t, y)`` from ``start``, a batch."""
+        field = _Field(func, self) if type(self.form) is not TensorForm or self.is_whole else _TensorField(func, self)
+        return ODEProblem(field, start, t0, t1, is_separable=self.form.per_sample)
+
+
+class _Field:
+    """The slope of a batch."""
+
+    def __init__(self, func: Callable[[Tensor, Any], Any], layout: Layout) -> None:
+        self.func, self.layout = func, layout
+
+    def __call__(self, t: Tensor, y: Tensor, cond: Any) -> Tensor:
+        layout = self.layout
+        if not layout.is_whole:
+            return layout.form.slope(self.func(layout.time(t), layout.form.restore(y)), y)
+        flat = y[0]
+        slope = self.func(layout.time(t), layout.form.restore(flat))
+        return layout.form.slope(slope, flat)[None]
+
+
+class _TensorField:
+    """The slope of a tensor that is its own batch; nothing is done that need not be."""
+
+    def __init__(self, func: Callable[[Tensor, Any], Any], layout: Layout) -> None:
+        self.func, self.layout = func, layout
+
+    def __call__(self, t: Tensor, y: Tensor, cond: Any) -> Tensor:
+        slope = self.func(self.layout.time(t), y)
+        if isinstance(slope, Tensor) and slope.shape == y.shape and slope.dtype == y.dtype:
+            return slope
+        return self.layout.form.slope(slope, y)
+
+
+def real_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of the real part."""
+    return dtype.to_real() if dtype.is_complex else dtype
