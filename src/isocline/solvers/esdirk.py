@@ -143,7 +143,7 @@ class AbstractESDIRK(AbstractStiffStepper):
         sums = torch.addcmul(weights.starts * start, weights.columns[0], first)
         for stage, time in enumerate(setting.times[1:], 1):
             equation = setting.equation(time, sums[1])
-            state = state.solve(equation, factors, sums[0], tightness, self._newton.iterations)
+            state = state.solve(equation, factors, sums[0], tightness, self._newton)
             rises.append((state.point - equation.base).mul_(1 / gamma))
             sums = sums[2:].addcmul_(weights.columns[stage], rises[-1])
         return state, rises, sums[0]

@@ -27,11 +27,13 @@ class NewtonSettings:
     """When the iteration ends.
 
     Attributes:
-        rtol: relative tolerance of the integration; None takes that of an adaptive solve or, on a grid, ``eps^(5/6)``:
-            9e-14 for float64, 2e-6 for float32.
+        rtol: relative tolerance of the integration; None takes that of an adaptive solve. On a grid, where no tolerance
+            is known, the iteration goes on to ``eps^(5/6)`` of the largest component (9e-14 for float64, 2e-6 for
+            float32).
         atol: absolute tolerance, a number or one value for each component of a sample; None takes ``1e-3 rtol``.
         share: what the iteration may leave of the tolerance.
-        iterations: the most that are made; a sample that has not converged by then has failed.
+        iterations: the most that are made; a sample that has not converged by then has failed. None takes 8, and 30 on
+            a grid, where a step that failed cannot be made smaller.
 
     Raises:
         ValueError: if a value is not positive.
@@ -40,7 +42,7 @@ class NewtonSettings:
     rtol: float | None = None
     atol: float | Tensor | None = None
     share: float = 0.05
-    iterations: int = 8
+    iterations: int | None = None
 
     def __post_init__(self) -> None:
         for key in ("rtol", "share", "iterations"):
@@ -52,9 +54,27 @@ class NewtonSettings:
         """The same settings for an integration with these tolerances."""
         return dataclasses.replace(self, rtol=rtol, atol=atol)
 
+    @property
+    def most_iterations(self) -> int:
+        """``iterations``, or its default."""
+        if self.iterations is not None:
+            return self.iterations
+        return 30 if self.rtol is None else 8
+
+    @property
+    def stall(self) -> float:
+        """Size of a change that may end the iteration where changes no longer shrink, in units of the error allowed.
+
+        On a grid the error allowed is so small that rounding errors of a stiff field may be larger.
+        """
+        return 400.0 if self.rtol is None else 0.0
+
     def tightness(self, start: Tensor, rows: RealRows) -> Tensor:
         """Reciprocal of the error allowed in each component of ``start``, shape (B, N)."""
-        rtol = torch.finfo(start.dtype).eps ** (5 / 6) if self.rtol is None else self.rtol
+        if self.rtol is None:
+            size = start.abs().amax(1, keepdim=True).mul_(torch.finfo(start.dtype).eps ** (5 / 6))
+            return size.clamp_(min=torch.finfo(start.dtype).tiny).reciprocal_().expand_as(start)
+        rtol = self.rtol
         atol: float | Tensor = 1e-3 * rtol if self.atol is None else self.atol
         if isinstance(atol, Tensor):
             atol = rows.components(atol).to(start)
@@ -108,7 +128,12 @@ class NewtonState(NamedTuple):
         return cls(point, torch.ones(len(point), dtype=point.dtype, device=point.device), None, 0)
 
     def solve(
-        self, equation: StageEquation, factors: AbstractFactors, guess: Tensor, tightness: Tensor, iterations: int
+        self,
+        equation: StageEquation,
+        factors: AbstractFactors,
+        guess: Tensor,
+        tightness: Tensor,
+        settings: NewtonSettings,
     ) -> NewtonState:
         """Solve the next stage.
 
@@ -121,11 +146,12 @@ class NewtonState(NamedTuple):
             factors: of ``I - hγJ``.
             guess: first guess, shape (B, N).
             tightness: reciprocal of the error allowed, shape (B, N).
-            iterations: the most that are made.
+            settings: when the iteration ends.
 
         Source: Hairer, Wanner, Solving Ordinary Differential Equations II, section IV.8, Eqs. 8.10 and 8.11.
         """
         point, limit, failed, nfe = guess, self.limit, self.failed, self.nfe
+        iterations, stall = settings.most_iterations, settings.stall
         done, last = failed, tightness
         for left in reversed(range(iterations)):
             change = factors.solve(equation.residual(point))
@@ -139,6 +165,8 @@ class NewtonState(NamedTuple):
             over = size <= limit if done is None else (size <= limit) | done
             if bool(over.all()):
                 break
+            if stall:
+                over = over | ((limit <= _TINY) & (size <= stall))
             lost = ~over & _is_lost(size, limit, left, left == iterations - 1)
             if bool(lost.any()):
                 failed = lost if failed is None else failed | lost
