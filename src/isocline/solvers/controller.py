@@ -8,6 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -109,21 +110,25 @@ class InitialStep:
     nfe: int
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """Verdict on a trial step, per sample.
 
     Attributes:
         accept: bool, shape (B,); False where the trial state or its error is not finite.
         factor: by which to multiply the step, float64, shape (B,).
         memory: the controller's state if the step is accepted.
-        finite: bool, shape (B,): the trial state and its error were finite.
+        log_norm: logarithm of the error's norm up to a constant, float64, shape (B,).
     """
 
     accept: Tensor
     factor: Tensor
     memory: Tensor | None
-    finite: Tensor
+    log_norm: Tensor
+
+    @property
+    def finite(self) -> Tensor:
+        """Whether the trial state and its error were finite, bool, shape (B,)."""
+        return self.log_norm < math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,20 +185,26 @@ class AbstractAdaptiveController(AbstractController):
         """Judge a trial step of the whole batch."""
 
 
+_SMALLEST = -0.5 * math.log(1e24)
+
+
 def root_mean_square(scaled: Tensor) -> Tensor:
     """``sqrt(mean(|e|²))`` over the event axes, float64, shape (B,)."""
-    return mean_square(scaled.abs().double().square()).sqrt()
+    flat = scaled.abs().double().reshape(scaled.shape[0], -1)
+    return torch.linalg.vector_norm(flat, dim=1) / math.sqrt(flat.shape[1] or 1)
 
 
-def mean_square(squares: Tensor) -> Tensor:
-    """Mean over the event axes, float64, shape (B,), each row summed in the same order whatever the batch."""
-    flat = squares.reshape(squares.shape[0], -1)
-    width = flat.shape[1]
-    if width == 1:
-        return flat[:, 0].double()
-    # A reduction over a very short row is several times as slow as the sum of columns.
-    total = functools.reduce(torch.add, flat.unbind(1)) if width <= 4 else flat.sum(1)
-    return total.double().mul_(1 / width)
+def _constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    if torch.compiler.is_compiling():
+        return torch.full((), value, dtype=dtype, device=device)
+    return _stored_constant(value, dtype, device)
+
+
+@functools.lru_cache(maxsize=1024)
+def _stored_constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    # A tensor made in inference mode could not be used outside of it.
+    with torch.inference_mode(False):
+        return torch.tensor(value, dtype=dtype, device=device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -301,21 +312,25 @@ class PIDController(AbstractAdaptiveController):
         self, error: Tensor, y0: Tensor, y1: Tensor, memory: Tensor | None, error_order: int | Tensor
     ) -> Decision:
         """Accept where the norm is at most one and the state finite."""
-        square = self._mean_square(error, y0, y1)
-        accept = square <= 1
-        log_r = square.nan_to_num_(nan=math.inf).clamp_(min=1e-24).log_().mul_(-0.5)
-        p, i, d = self.pcoeff, self.icoeff, self.dcoeff
-        if memory is None:
-            exponent, finite = log_r * (i / error_order), log_r > -math.inf
+        norm, unit = self._error_norm(error, y0, y1)
+        accept, log_norm = norm <= unit, norm.log()
+        p, i, d, shift = self.pcoeff, self.icoeff, self.dcoeff, math.log(unit)
+        if memory is None and isinstance(error_order, int):
+            gain = i / error_order
+            level = _constant(math.log(self.safety) + gain * shift, norm.dtype, norm.device)
+            exponent = torch.add(level, log_norm, alpha=-gain)
         else:
-            finite = log_r > -math.inf
-            exponent = ((p + i + d) * log_r - (p + 2 * d) * memory[:, 0] + d * memory[:, 1]) / error_order
-            # What was measured before a rejection says nothing about the smaller step.
-            exponent = torch.where(accept, exponent, (p + i + d) * log_r / error_order)
-            memory = torch.stack([log_r, memory[:, 0]], 1)
+            log_r = shift - log_norm.clamp(min=shift + _SMALLEST)
+            exponent = (p + i + d) * log_r
+            if memory is not None:
+                # What was measured before a rejection says nothing about the smaller step.
+                past = d * memory[:, 1] - (p + 2 * d) * memory[:, 0]
+                exponent = torch.where(accept, exponent + past, exponent)
+                memory = torch.stack([log_r, memory[:, 0]], 1)
+            exponent = exponent / error_order + math.log(self.safety)
         smallest, largest = math.log(self.factor_min), math.log(self.factor_max)
-        factor = exponent.add_(math.log(self.safety)).clamp_(smallest, largest).exp_()
-        return Decision(accept, factor, memory, finite)
+        factor = exponent.clamp_(smallest, largest).exp_().nan_to_num_(nan=self.factor_min)
+        return Decision(accept, factor, memory, log_norm)
 
     def decide_jointly(
         self, error: Tensor, y0: Tensor, y1: Tensor, memory: tuple[float, float], error_order: int
@@ -343,25 +358,31 @@ class PIDController(AbstractAdaptiveController):
             return self.norm(scaled).double()
         return scaled.abs().double().square().mean().sqrt()
 
-    def _scaled(self, error: Tensor, y0: Tensor, y1: Tensor) -> tuple[Tensor, Tensor]:
-        scale = torch.maximum(y0.abs(), y1.abs()).mul_(self.rtol).add_(self.atol)
+    def _scaled(self, error: Tensor, y0: Tensor, y1: Tensor) -> Tensor:
+        """Error in units of the tolerance, not finite where the state is not."""
+        size = torch.maximum(y0.abs(), y1.abs())
+        atol = self.atol if isinstance(self.atol, Tensor) else _constant(self.atol, size.dtype, size.device)
+        scale = torch.add(atol, size, alpha=self.rtol)
         if error.is_complex():
             error = error.abs()
-        return error / scale, scale
-
-    def _mean_square(self, error: Tensor, y0: Tensor, y1: Tensor) -> Tensor:
-        ratio, scale = self._scaled(error, y0, y1)
-        if self.norm is not root_mean_square:
-            finite = scale.reshape(len(scale), -1).isfinite().all(1)
-            return torch.where(finite, self.norm(ratio).double().square(), math.nan)
         # 0 · inf: an infinite state is no small error.
-        return mean_square(torch.mul(ratio, ratio, out=ratio).add_(scale, alpha=0.0))
+        return torch.div(error, scale).add_(scale, alpha=0.0)
+
+    def _error_norm(self, error: Tensor, y0: Tensor, y1: Tensor) -> tuple[Tensor, float]:
+        """Norm of every sample's error, float64, shape (B,), and what it is at the tolerance."""
+        ratio = self._scaled(error, y0, y1)
+        if self.norm is root_mean_square:
+            flat = ratio.reshape(len(ratio), -1)
+            # Each row is summed in the same order whatever the batch.
+            return torch.linalg.vector_norm(flat, dim=1).double(), math.sqrt(flat.shape[1] or 1)
+        finite = ratio.reshape(len(ratio), -1).isfinite().all(1)
+        return torch.where(finite, self.norm(ratio).double(), math.nan), 1.0
 
     def _joint_mean_square(self, error: Tensor, y0: Tensor, y1: Tensor) -> Tensor:
-        ratio, scale = self._scaled(error, y0, y1)
+        ratio = self._scaled(error, y0, y1)
         if self.norm is not root_mean_square:
-            return self.norm(ratio.add_(scale, alpha=0.0)).square()
-        flat = ratio.add_(scale, alpha=0.0).reshape(-1)
+            return self.norm(ratio).square()
+        flat = ratio.reshape(-1)
         return torch.dot(flat, flat) / flat.numel()
 
 

@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 _GEMV_TYPES = frozenset({torch.float32, torch.float64, torch.complex64, torch.complex128})
+_SHORT = 16
 
 
 class AbstractRungeKutta(AbstractStepper):
@@ -93,25 +94,24 @@ class AbstractRungeKutta(AbstractStepper):
         weights = _weights(table, y0.dtype, y0.device)
         nodes = weights.nodes if dt.ndim == 0 else weights.node_column
         inner = iter(torch.addcmul(t0, nodes, dt).unbind(0))
-        h = expand_like(dt, y0).to(y0.dtype)
+        h = _lengths(dt, y0)
         matrix = y0.new_empty((len(table.b), *y0.shape))
         scaled = matrix.unbind(0)
-        start, point = y0.reshape(-1), y0
-        slope = problem.evaluate(t0, y0) if carry is None else carry
-        torch.mul(slope, h, out=scaled[0])
+        start, shape, multiply, addmv = y0.view(-1), y0.shape, torch.mul, torch.addmv
+        point, slope = y0, problem.evaluate(t0, y0) if carry is None else carry
+        multiply(slope, h, out=scaled[0])
         for index, row in enumerate(weights.a, 1):
-            point = torch.addmv(start, matrix.as_strided((size, index), (1, size)), row).view(y0.shape)
-            time = t1 if table.c[index] == 1 else next(inner)
-            slope = problem.evaluate(time, point)
-            torch.mul(slope, h, out=scaled[index])
+            point = addmv(start, matrix.as_strided((size, index), (1, size)), row).view(shape)
+            slope = problem.evaluate(t1 if table.c[index] == 1 else next(inner), point)
+            multiply(slope, h, out=scaled[index])
         columns = matrix.as_strided((size, len(scaled)), (1, size))
         same = table.first_same_as_last
-        y1 = point if same else torch.addmv(start, columns, weights.b).view(y0.shape)
+        y1 = point if same else addmv(start, columns, weights.b).view(shape)
         error = None
         if weights.error is not None:
-            error = torch.mv(columns, weights.error).view(y0.shape)
+            error = torch.mv(columns, weights.error).view(shape)
             if weights.second_error is not None:
-                error = _combine(error, torch.mv(columns, weights.second_error).view(y0.shape))
+                error = _combine(error, torch.mv(columns, weights.second_error).view(shape))
         dense = self._dense(problem, t0, t1, y0, y1, scaled, h, is_scaled=True)
         return StepResult(y1, error, slope if same else None, self.nfe_per_step, dense)
 
@@ -230,6 +230,14 @@ def _weights(table: Tableau, dtype: torch.dtype, device: torch.device) -> _Weigh
             nodes,
             nodes[:, None],
         )
+
+
+def _lengths(dt: Tensor, y0: Tensor) -> Tensor:
+    """Steps as factors of slopes; written out where rows are so short that broadcasting costs more than memory."""
+    if dt.ndim == 0 or len(dt) == 1:
+        return dt.to(y0.dtype) if dt.ndim else dt
+    h = expand_like(dt, y0).to(y0.dtype)
+    return h.expand(y0.shape).contiguous() if y0.numel() <= _SHORT * len(dt) else h
 
 
 def _may_overwrite(y0: Tensor) -> bool:

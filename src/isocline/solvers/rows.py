@@ -36,7 +36,15 @@ def select_rows(tree: Any, rows: Tensor) -> Any:
 
 def merge_rows(mask: Tensor, new: Any, old: Any) -> Any:
     """Take the samples of ``new`` where ``mask`` (bool, shape (B,)) is set, those of ``old`` elsewhere."""
-    return map_tensors(lambda value, other: torch.where(expand_like(mask, value), value, other), new, old)
+    columns = {1: mask}
+
+    def merge(value: Tensor, other: Tensor) -> Tensor:
+        column = columns.get(value.ndim)
+        if column is None:
+            column = columns[value.ndim] = expand_like(mask, value)
+        return torch.where(column, value, other)
+
+    return map_tensors(merge, new, old)
 
 
 def batch_size(tree: Any) -> set[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,72 +17,38 @@ from isocline.solvers.saving import SampleRecorder
 from isocline.solvers.solution import SaveAt, Solution, Statistics, Status
 from isocline.solvers.stepper import AbstractStepper, StepResult
 from isocline.solvers.tape import AbstractTape, Saved, StepRecord
+from isocline.solvers.trial import Clocks, Trial, try_step
 
-__all__ = ["Clocks", "Trial", "integrate_samples", "try_step"]
+__all__ = ["integrate_samples"]
 
 _RUNNING = -1
 _ULP = 4 * torch.finfo(torch.float64).eps
-
-
-class Clocks(NamedTuple):
-    """The samples in the batch; every tensor leads with their number n, times are float64.
-
-    Attributes:
-        t: where each is.
-        t1: where each is going; a sample that failed stays where it is.
-        size: next trial step, unsigned.
-        sign: direction of integration.
-        y: states, shape (n, *event).
-        carry: of the stepper.
-        memory: of the controller.
-        alive: which still run, bool.
-    """
-
-    t: Tensor
-    t1: Tensor
-    size: Tensor
-    sign: Tensor
-    y: Tensor
-    carry: Any
-    memory: Tensor | None
-    alive: Tensor
-
-
-class Trial(NamedTuple):
-    """A trial step of every sample, judged but not yet taken.
-
-    Attributes:
-        target: where it leads.
-        tried: its unsigned length.
-        result: the step.
-        accept: which samples take it.
-        factor: by which each multiplies its step.
-        memory: of the controller, where it is taken.
-        finite: where the step was finite and valid.
-        last: where the step leads to the end of the span.
-    """
-
-    target: Tensor
-    tried: Tensor
-    result: StepResult
-    accept: Tensor
-    factor: Tensor
-    memory: Tensor | None
-    finite: Tensor
-    last: Tensor
+_PATIENCE = 4
+"""Rounds between two looks for samples that are stuck at the smallest step."""
+_CROWDED = 0.8
+"""Share of living samples at which the others are taken out."""
+_TINY = 1e-300
 
 
 @dataclass(slots=True)
 class _Count:
-    """Per-sample bookkeeping of the samples in the batch, shape (n,) each."""
+    """Per-sample bookkeeping of the samples in the batch, shape (n,) each.
+
+    Attributes:
+        rows: places in the full batch.
+        code: status, or that a sample runs.
+        tried: trial steps of a sample that is done. All others have tried one in every round.
+        accepted: steps taken, beyond those that all samples took together.
+        work: evaluations, Jacobians and factorizations beyond those that every sample makes in every round.
+        at_event: whether the span ends in an event.
+        level: value of the event's condition.
+    """
 
     rows: Tensor
-    nfe: Tensor
+    code: Tensor
     tried: Tensor
     accepted: Tensor
-    code: Tensor
-    jacobians: Tensor
-    factorizations: Tensor
+    work: tuple[Tensor, ...]
     at_event: Tensor | None
     level: Tensor | None
 
@@ -90,31 +56,6 @@ class _Count:
         """Only the samples at ``places``."""
         for field in dataclasses.fields(self):
             setattr(self, field.name, select_rows(getattr(self, field.name), places))
-
-
-def try_step(
-    problem: AbstractProblem,
-    stepper: AbstractStepper,
-    controller: AbstractAdaptiveController,
-    now: Clocks,
-    stop: Tensor,
-) -> Trial:
-    """Try a step of every sample, up to ``stop`` at most; no host synchronisation, so that it can be compiled."""
-    # A step that all but reaches the end reaches it: no sliver is left over, and t1 is hit exactly.
-    last = now.size >= (stop - now.t).abs_().mul_(1 - 1e-10)
-    target = torch.where(last, stop, torch.addcmul(now.t, now.sign, now.size))
-    result = stepper.step(problem, now.t, target, now.y, now.carry)
-    assert result.error is not None
-    assert stepper.error_order is not None
-    order = stepper.error_order if result.error_order is None else result.error_order
-    with torch.no_grad():
-        verdict = controller.decide(result.error.detach(), now.y.detach(), result.y1.detach(), now.memory, order)
-        accept, finite, factor = verdict.accept & now.alive, verdict.finite, verdict.factor
-        if result.failed is not None:
-            accept, finite = accept & ~result.failed, finite & ~result.failed
-            factor = torch.where(result.failed, controller.factor_min, factor)
-        tried = (target - now.t).abs_()
-    return Trial(target, tried, result, accept, factor, verdict.memory, finite, last)
 
 
 class _Loop:
@@ -155,103 +96,123 @@ class _Loop:
         zero = torch.zeros_like(t0, dtype=torch.int64)
         code = torch.where(t0 == t1, int(Status.SUCCESS), _RUNNING)
         code = torch.where(healthy, code, int(Status.NON_FINITE))
-        self.count = _Count(
-            torch.arange(len(y0), device=y0.device),
-            zero + stepper.init_nfe + first.nfe,
-            zero.clone(),
-            zero.clone(),
-            code,
-            zero.clone(),
-            zero.clone(),
-            None if self.event is None else torch.zeros_like(t0, dtype=torch.bool),
-            level,
-        )
-        sign = torch.where(t1 >= t0, 1.0, -1.0).to(torch.float64)
+        at_event = None if self.event is None else torch.zeros_like(t0, dtype=torch.bool)
+        work = (zero + stepper.init_nfe + first.nfe, zero.clone(), zero.clone())
+        rows = torch.arange(len(y0), device=y0.device)
+        self.count = _Count(rows, code, zero.clone(), zero.clone(), work, at_event, level)
         alive = code == _RUNNING
         end = torch.where(alive, t1, t0)
-        self.now = Clocks(t0, end, first.size, sign, y0, carry, self.controller.initial_memory(t0), alive)
+        size = torch.copysign(first.size, t1 - t0)
+        self.now = Clocks(t0, end, size, y0, carry, self.controller.initial_memory(t0), alive)
         self.living = int(alive.sum())
-        self.begun = self.living
+        self.rounds, self.together, self.common = 0, 0, [0, 0, 0]
+        self.is_clean = bool(healthy.all())
 
     def run(self) -> None:
         """Step until every sample is done."""
-        with torch.no_grad():
-            failed = bool((self.count.code > 0).any())
+        failed = not self.is_clean
         self._compact()
         if self.living and failed and torch.is_grad_enabled():
             # Evaluate the first slope again without samples where it was not finite: they would spoil every gradient.
             carry = self.stepper.init(self.problem, self.now.t, self.now.y)
             self.now = self.now._replace(carry=carry)
-            self.count.nfe += self.stepper.init_nfe
-        rounds = 0
+            self.count.work[0].add_(self.stepper.init_nfe)
         while self.living:
             self._advance()
-            rounds += 1
-            if rounds >= self.controller.max_steps:
-                self._expire()
+            if self.rounds >= self.controller.max_steps and self.living:
+                self._end(self.now.alive, int(Status.MAX_STEPS), self.living)
             total = len(self.now.t)
-            # Taking samples out costs about as much as a step: it pays when an eighth is done. Under a gradient they
+            # Taking samples out costs about as much as a step: it pays when some are done. Under a gradient they
             # leave at once, lest what they do while they wait is recorded.
-            if self.living < total and (self.living <= 0.875 * total or torch.is_grad_enabled()):
+            if self.living < total and (self.living <= _CROWDED * total or torch.is_grad_enabled()):
                 self._compact()
 
     def _advance(self) -> None:
-        now, count = self.now, self.count
+        now = self.now
         stop = now.t1 if self.stops is None else self._next_stop()
         trial = self.attempt(self.problem, self.stepper, self.controller, now, stop)
-        accept = trial.accept
-        taken = int(accept.sum())
-        if taken < self.living and trial.result.y1.requires_grad:
+        self.rounds += 1
+        self._add_work(trial.result)
+        listens = self.saves_times or self.tape is not None or self.event is not None
+        # One question to the device: does every sample that runs take the step, and none of them end? A sample that is
+        # done takes a step of length zero, which leaves a sound state as it is.
+        if self.is_clean and not listens and torch.equal(torch.gt(trial.accept, trial.last), now.alive):
+            result = trial.result
+            self.together += 1
+            self.now = Clocks(trial.target, now.t1, trial.size, result.y1, result.carry, trial.memory, now.alive)
+            return
+        self._settle(trial, trial.accept if self.living == len(now.t) else trial.accept & now.alive)
+
+    def _settle(self, trial: Trial, accept: Tensor) -> None:
+        """Take the step where it is accepted; save, and end what is to end."""
+        now, count, size, retry, crossing = self.now, self.count, trial.size, None, None
+        if trial.result.y1.requires_grad:
             accept, retry = self._without_taint(trial, accept)
-            taken = int(accept.sum())
-        else:
-            retry = None
-        t1, crossing = now.t1, None
         if self.event is not None:
-            accept, t1, crossing = self._watch(self.event, trial, accept)
-            taken = int(accept.sum())
-        size = (trial.tried * trial.factor).clamp_(max=self.controller.dt_max)
-        floor = now.t.abs().mul_(_ULP).clamp_(min=self.controller.dt_min)
-        size = torch.maximum(size, floor)
+            accept, crossing = self._watch(self.event, trial, accept)
+        count.accepted.add_(accept)
+        if self.controller.dt_min or self.rounds % _PATIENCE == 0:
+            size = self._raised(size, accept)
         if retry is not None:
             size = torch.where(retry, now.size, size)
         if crossing is not None:
-            size = torch.where(crossing, (t1 - now.t).abs(), size)
-        count.tried.add_(now.alive)
-        count.accepted.add_(accept)
-        self._add_work(trial.result, now.alive)
-        ends = accept & trial.last if self.stops is None else accept & (trial.target == t1)
-        alive, dead = now.alive, 0
-        if self.saves_times or self.tape is not None or bool(ends.any()):
-            saved = self._record(trial, accept, ends, taken)
-            finished = int(ends.sum())
-            if finished:
-                code = int(Status.SUCCESS)
-                count.code = torch.where(ends, code, count.code)
-                alive, dead = alive & ~ends, finished
-            if self.tape is not None and taken:
-                self._tell(self.tape, trial, accept, taken, saved)
-        if taken < self.living:
-            alive, t1, more = self._give_up(trial, accept, retry, floor, alive, t1)
-            dead += more
-        self._move(trial, accept, taken, size, t1, alive)
-        self.living -= dead
+            size = torch.where(crossing, self.now.t1 - now.t, size)
+        ends = accept & trial.last if self.stops is None else accept & (trial.target == self.now.t1)
+        finished = int(ends.sum()) if bool(ends.any()) else 0
+        if finished or self.saves_times or self.tape is not None:
+            self._keep(trial, accept, ends)
+        self._move(trial, accept, size)
+        if finished:
+            self._end(ends, int(Status.SUCCESS), finished)
+        if self.rounds % _PATIENCE == 0:
+            self._give_up(trial, accept, retry, now)
         if self.jumps is not None:
             self._leap(self.jumps, accept)
 
-    def _move(self, trial: Trial, accept: Tensor, taken: int, size: Tensor, t1: Tensor, alive: Tensor) -> None:
+    def _keep(self, trial: Trial, accept: Tensor, ends: Tensor) -> None:
+        """Save states, and tell who listens."""
+        taken = int(accept.sum())
+        if not taken:
+            return
+        count = self.count
+        recorded = self.recorder.step(count.rows, self.now.t, trial.target, accept, ends, trial.result)
+        if isinstance(recorded.cost, Tensor):
+            count.work[0].add_(recorded.cost)
+        if self.tape is not None:
+            self._tell(self.tape, trial, accept, taken, recorded.saved)
+
+    def _raised(self, size: Tensor, accept: Tensor) -> Tensor:
+        """Steps to try next: after a rejection, not below the floor."""
+        floor = self._floor(self.now.t)
+        low = torch.gt(size.abs() < floor, accept)
+        return torch.where(low, torch.copysign(floor, self.now.size), size)
+
+    def _floor(self, t: Tensor) -> Tensor:
+        return t.abs().mul_(_ULP).clamp_(min=max(self.controller.dt_min, _TINY))
+
+    def _move(self, trial: Trial, accept: Tensor, size: Tensor) -> None:
         now, result = self.now, trial.result
-        if taken == len(accept):
-            state = (trial.target, result.y1, result.carry, trial.memory)
-        elif taken == 0:
-            # Merging a step of which nothing is taken would still put it into the graph.
-            state = (now.t, now.y, now.carry, now.memory)
+        new = (trial.target, result.y1, result.carry, trial.memory)
+        old = (now.t, now.y, now.carry, now.memory)
+        if result.y1.requires_grad:
+            # Merging would put steps into the graph of which nothing is taken.
+            taken = int(accept.sum())
+            t, y, carry, memory = new if taken == len(accept) else merge_rows(accept, new, old) if taken else old
         else:
-            state = merge_rows(
-                accept, (trial.target, result.y1, result.carry, trial.memory), (now.t, now.y, now.carry, now.memory)
-            )
-        t, y, carry, memory = state
-        self.now = Clocks(t, t1, size, now.sign, y, carry, memory, alive)
+            t, y, carry, memory = merge_rows(accept, new, old)
+        self.now = Clocks(t, now.t1, size, y, carry, memory, now.alive)
+
+    def _end(self, done: Tensor, code: int | Tensor, number: int) -> None:
+        """These samples are done: nothing more happens to them."""
+        now, count = self.now, self.count
+        count.code = torch.where(done, code, count.code)
+        count.tried = torch.where(done, self.rounds, count.tried)
+        count.accepted = torch.where(done, count.accepted + self.together, count.accepted)
+        count.work = tuple(
+            torch.where(done, work + common, work) for work, common in zip(count.work, self.common, strict=True)
+        )
+        self.now = now._replace(alive=now.alive & ~done, t1=torch.where(done, now.t, now.t1))
+        self.living -= number
 
     def _without_taint(self, trial: Trial, accept: Tensor) -> tuple[Tensor, Tensor | None]:
         """Who takes a step that was not finite for some, and who takes it again as it is.
@@ -264,7 +225,7 @@ class _Loop:
             return accept, None
         return torch.zeros_like(accept), trial.finite & alive
 
-    def _watch(self, event: Event, trial: Trial, accept: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _watch(self, event: Event, trial: Trial, accept: Tensor) -> tuple[Tensor, Tensor | None]:
         """Let the span of samples whose step crosses the event end there; they step again, up to there."""
         now, count, result = self.now, self.count, trial.result
         assert count.level is not None
@@ -275,7 +236,7 @@ class _Loop:
             count.level = torch.where(accept & ~crossing & (after != 0), after, count.level)
             local = torch.nonzero(crossing).flatten()
             if not len(local):
-                return accept, now.t1, None
+                return accept, None
             if result.dense is None:
                 raise ValueError("an event needs a stepper with dense output; take Tsit5 or Dopri5")
             part = self.problem.at_rows(local) if self.problem.separable else self.problem
@@ -283,28 +244,16 @@ class _Loop:
             share = find_crossing(event, part, result.dense, now.t, trial.target, local, before, end)
             time = now.t[local] + share * (trial.target - now.t)[local]
             count.at_event = count.at_event | crossing
-            return accept & ~crossing, now.t1.index_copy(0, local, time), crossing
+            self.now = now._replace(t1=now.t1.index_copy(0, local, time))
+            return accept & ~crossing, crossing
 
-    def _add_work(self, result: StepResult, alive: Tensor) -> None:
-        count = self.count
-        for total, work in (
-            (count.nfe, result.nfe),
-            (count.jacobians, result.jacobians),
-            (count.factorizations, result.factorizations),
-        ):
+    def _add_work(self, result: StepResult) -> None:
+        alive = self.now.alive
+        for index, work in enumerate((result.nfe, result.jacobians, result.factorizations)):
             if isinstance(work, Tensor):
-                total.add_(torch.where(alive, work, 0))
-            elif work:
-                total.add_(alive, alpha=work)
-
-    def _record(self, trial: Trial, accept: Tensor, ends: Tensor, taken: int) -> tuple[Saved, ...]:
-        if not taken:
-            return ()
-        rows = self.count.rows
-        recorded = self.recorder.step(rows, self.now.t, trial.target, accept, ends, trial.result)
-        if isinstance(recorded.cost, Tensor):
-            self.count.nfe += recorded.cost
-        return recorded.saved
+                self.count.work[index].add_(torch.where(alive, work, 0))
+            else:
+                self.common[index] += work
 
     def _tell(self, tape: AbstractTape, trial: Trial, accept: Tensor, taken: int, saved: tuple[Saved, ...]) -> None:
         now, rows = self.now, self.count.rows
@@ -323,37 +272,30 @@ class _Loop:
             )
         )
 
-    def _give_up(
-        self, trial: Trial, accept: Tensor, retry: Tensor | None, floor: Tensor, alive: Tensor, t1: Tensor
-    ) -> tuple[Tensor, Tensor, int]:
-        """End samples whose step was rejected at the smallest size."""
-        now, count = self.now, self.count
+    def _give_up(self, trial: Trial, accept: Tensor, retry: Tensor | None, before: Clocks) -> None:
+        """End samples whose step was rejected at the smallest size, or has shrunk to nothing."""
         # The step asked for counts, not only the one taken: t + dt rounds, possibly to a little more than the floor.
-        stuck = alive & ~accept & (torch.minimum(trial.tried, now.size) <= floor)
+        length = torch.minimum(trial.tried.abs(), before.size.abs())
+        stuck = self.now.alive & (length <= self._floor(before.t)) & ~(accept & (length > 0))
         if retry is not None:
             stuck &= ~retry
-        if not bool(stuck.any()):
-            return alive, t1, 0
+        number = int(stuck.sum())
+        if not number:
+            return
         reason = torch.where(trial.finite, int(Status.STEP_TOO_SMALL), int(Status.NON_FINITE))
         if trial.result.failed is not None:
             reason = torch.where(trial.result.failed, int(Status.STEP_FAILED), reason)
-        count.code = torch.where(stuck, reason, count.code)
-        return alive & ~stuck, torch.where(stuck, now.t, t1), int(stuck.sum())
-
-    def _expire(self) -> None:
-        alive = self.now.alive
-        spent = alive & (self.count.tried >= self.controller.max_steps)
-        self.count.code = torch.where(spent, int(Status.MAX_STEPS), self.count.code)
-        self.now = self.now._replace(alive=alive & ~spent, t1=torch.where(spent, self.now.t, self.now.t1))
-        self.living -= int(spent.sum())
+        self.is_clean = False
+        self._end(stuck, reason, number)
 
     def _next_stop(self) -> Tensor:
         assert self.stops is not None
         now = self.now
         forward = self.stops[torch.searchsorted(self.stops, now.t, right=True).clamp_(max=len(self.stops) - 1)]
         backward = self.stops[(torch.searchsorted(self.stops, now.t) - 1).clamp_(min=0)]
-        stop = torch.where(now.sign > 0, forward, backward)
-        between = (now.sign * (stop - now.t) > 0) & (now.sign * (now.t1 - stop) > 0)
+        stop = torch.where(now.size > 0, forward, backward)
+        sign = now.size.sign()
+        between = (sign * (stop - now.t) > 0) & (sign * (now.t1 - stop) > 0)
         return torch.where(between, stop, now.t1)
 
     def _leap(self, jumps: Tensor, accept: Tensor) -> None:
@@ -362,10 +304,10 @@ class _Loop:
         at = accept & now.alive & torch.isin(now.t, jumps)
         if not bool(at.any()):
             return
-        beyond = torch.where(at, torch.nextafter(now.t, now.sign * torch.inf), now.t)
+        beyond = torch.where(at, torch.nextafter(now.t, now.size.sign() * torch.inf), now.t)
         carry = self.stepper.init(self.problem, beyond, now.y)
         self.now = now._replace(carry=merge_rows(at, carry, now.carry))
-        self.count.nfe.add_(at, alpha=self.stepper.init_nfe)
+        self.count.work[0].add_(at, alpha=self.stepper.init_nfe)
 
     def _compact(self) -> None:
         """Write down the samples that are done and take them out of the batch.
@@ -377,12 +319,9 @@ class _Loop:
             return
         done = torch.nonzero(~now.alive).flatten()
         rows, totals = count.rows[done], self.totals
-        rejected = count.tried - count.accepted
-        for total, value in zip(
-            (totals.nfe, totals.accepted, totals.rejected, totals.jacobians, totals.factorizations),
-            (count.nfe, count.accepted, rejected, count.jacobians, count.factorizations),
-            strict=True,
-        ):
+        found = (count.work[0], count.accepted, count.tried - count.accepted, *count.work[1:])
+        wanted = (totals.nfe, totals.accepted, totals.rejected, totals.jacobians, totals.factorizations)
+        for total, value in zip(wanted, found, strict=True):
             total[rows] = value[done]
         code = count.code[done]
         if count.at_event is not None:
@@ -390,6 +329,7 @@ class _Loop:
         self.status[rows], self.stopped[rows] = code, now.t[done]
         if not self.living:
             return
+        self.is_clean = True
         places = torch.nonzero(now.alive).flatten()
         self.problem = self.problem.at_rows(places)
         self.now = select_rows(now, places)

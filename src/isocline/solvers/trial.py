@@ -1,0 +1,97 @@
+"""A trial step of samples that each have their own clock; no host synchronisation, so that it can be compiled."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from isocline.solvers.controller import AbstractAdaptiveController
+from isocline.solvers.problem import AbstractProblem
+from isocline.solvers.stepper import AbstractStepper, StepResult
+
+__all__ = ["Clocks", "Trial", "try_step"]
+
+
+class Clocks(NamedTuple):
+    """The samples in the batch; every tensor leads with their number n, times are float64.
+
+    Attributes:
+        t: where each is.
+        t1: where each is going; a sample that is done stays where it is.
+        size: next trial step, with the sign of the direction of integration.
+        y: states, shape (n, *event).
+        carry: of the stepper.
+        memory: of the controller.
+        alive: which still run, bool.
+    """
+
+    t: Tensor
+    t1: Tensor
+    size: Tensor
+    y: Tensor
+    carry: Any
+    memory: Tensor | None
+    alive: Tensor
+
+
+class Trial(NamedTuple):
+    """A trial step of every sample, judged but not yet taken.
+
+    Attributes:
+        target: where it leads.
+        tried: its length, signed.
+        size: the step to try next, signed.
+        result: the step.
+        accept: which samples may take it; of no meaning where a sample is done.
+        memory: of the controller, where it is taken.
+        log_norm: logarithm of the error's norm up to a constant; not finite where the step was not, or was not valid.
+        last: where the step leads to its stop, and where a sample is done.
+    """
+
+    target: Tensor
+    tried: Tensor
+    size: Tensor
+    result: StepResult
+    accept: Tensor
+    memory: Tensor | None
+    log_norm: Tensor
+    last: Tensor
+
+    @property
+    def finite(self) -> Tensor:
+        """Where the step was finite and valid, bool, shape (n,)."""
+        return self.log_norm < torch.inf
+
+
+def try_step(
+    problem: AbstractProblem,
+    stepper: AbstractStepper,
+    controller: AbstractAdaptiveController,
+    now: Clocks,
+    stop: Tensor,
+) -> Trial:
+    """Try a step of every sample, up to ``stop`` at most."""
+    # A step that all but reaches the end reaches it: no sliver is left over, and t1 is hit exactly. A sample that is
+    # done has no way left and takes a step of length zero.
+    last = (stop - now.t).div_(now.size).le(1 + 1e-10)
+    target = torch.where(last, stop, now.t + now.size)
+    result = stepper.step(problem, now.t, target, now.y, now.carry)
+    assert result.error is not None
+    assert stepper.error_order is not None
+    order = stepper.error_order if result.error_order is None else result.error_order
+    with torch.no_grad():
+        error, y0, y1 = result.error, now.y, result.y1
+        if y1.requires_grad:
+            error, y0, y1 = error.detach(), y0.detach(), y1.detach()
+        accept, factor, memory, log_norm = controller.decide(error, y0, y1, now.memory, order)
+        if result.failed is not None:
+            accept = accept & ~result.failed
+            log_norm = torch.where(result.failed, torch.inf, log_norm)
+            factor = torch.where(result.failed, controller.factor_min, factor)
+        tried = target - now.t
+        size = tried * factor
+        if controller.dt_max < torch.inf:
+            size = size.clamp_(-controller.dt_max, controller.dt_max)
+    return Trial(target, tried, size, result, accept, memory, log_norm, last)
