@@ -50,7 +50,7 @@ def test_every_stepper_of_the_solver_core_is_listed_and_can_be_built():
 
 
 def test_options_of_a_kind_come_from_all_its_groups():
-    assert {entry.group for entry in entries("datasets", CONF)} == {"data/images", "data/text"}
+    assert {entry.group for entry in entries("datasets", CONF)} == {"data/images", "data/text", "data/points"}
 
 
 def test_an_unknown_kind_names_the_nearest_and_all():

@@ -15,7 +15,7 @@ from typing import Any
 __all__ = ["GROUPS", "Entry", "describe", "entries", "targets"]
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "datasets": ("data/images", "data/text"),
+    "datasets": ("data/images", "data/text", "data/points"),
     "processes": ("process",),
     "couplings": ("coupling",),
     "kernels": ("kernel",),
@@ -28,7 +28,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "samplers": ("sampler",),
     "distillers": ("distillation",),
     "metrics": ("metrics",),
-    "models": ("model",),
+    "traces": ("trace",),
+    "models": ("model", "density"),
     "trainers": ("trainer",),
     "experiments": ("experiment",),
     "profiles": ("profile",),

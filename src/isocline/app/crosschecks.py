@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from isocline.app.density_checks import density_findings
 from isocline.app.errors import one_line
 
 __all__ = ["ConfigurationError", "Problem", "disagreements", "locate", "misfit"]
@@ -72,6 +73,7 @@ def disagreements(config: Mapping[str, Any]) -> Iterator[Problem]:
             yield Problem(f"students.{name}", f"models.{name} has the same name and writes data/models/{name}; rename")
         yield from _student(name, config)
     yield from _matrix(config)
+    yield from (Problem(*finding) for finding in density_findings(config, locate))
 
 
 def locate(name: Any) -> Callable[..., Any]:

@@ -73,6 +73,12 @@ RULES: dict[str, Rule] = {
     "data.text.splits.*": Rule(float),
     "data.text.vocab_size": Rule(int, low=2, high=2**24, optional=True),
     "data.text.length": Rule(int, low=2, high=2**20, optional=True),
+    "data.points": _SECTION,
+    "data.points.*": _SECTION,
+    "data.points.*.dataset": _SECTION,
+    "data.points.*.splits": _SECTION,
+    "data.points.*.splits.*": Rule(int, low=1, optional=True),
+    "data.points.*.dim": Rule(int, low=2, high=4096),
     "judge": _SECTION,
     "judge.images": _SECTION,
     "judge.text": _SECTION,
@@ -96,22 +102,28 @@ RULES: dict[str, Rule] = {
     "students.*.pairs.count": _COUNT,
     "students.*.pairs.nfe": _COUNT,
     "students.*.pairs.batch_size": _COUNT,
+    "densities": _SECTION,
+    "densities.*": _SECTION,
+    "densities.*.data": Rule(str),
+    "densities.*.network": _SECTION,
     "evaluation": _SECTION,
     "evaluation.images": _SECTION,
     "evaluation.images.likelihood.models.*.steps": Rule(int, low=1, optional=True),
     "evaluation.text": _SECTION,
+    "evaluation.points": _SECTION,
     "evaluation.classifiers": _SECTION,
     "report": Rule(dict, optional=True),
 }
-for _side in ("models.*", "students.*"):
+for _side in ("models.*", "students.*", "densities.*"):
     for _part in ("objective", "optimizer", "ema", "trainer", "sampler"):
-        RULES[f"{_side}.{_part}"] = _SECTION
+        if (_side, _part) != ("densities.*", "sampler"):  # its network or its field is the sampler
+            RULES[f"{_side}.{_part}"] = _SECTION
     RULES[f"{_side}.trainer.accelerator"] = _ACCELERATOR
 RULES["models.*.sampler"] = Rule(dict, optional=True)  # `crosschecks` says which models need none
 """Dotted patterns (``*`` is one name) to rules. A section that has rules and no ``_target_`` holds no other keys,
 except those in `OPEN`, whose owners check them."""
 
-OPEN = ("data.*", "judge.*", "evaluation.*", "report", "matrix.*", "models", "students")
+OPEN = ("data.*", "judge.*", "evaluation.*", "report", "matrix.*", "models", "students", "densities")
 _RUNTIME = {"objective": ("process", "teacher"), "optimizer": ("params",), "ema": ("network", "model")}
 """Arguments that an entry point hands over when it builds the object, by the name of the section."""
 
