@@ -311,9 +311,11 @@ def test_first_hitting_times_are_the_largest_of_independent_reveal_times(schedul
     # Each position is still masked at t with probability 1 - a(t), so the first of five reveals is at t with (1 - a)^5.
     assert scipy.stats.kstest(1 - schedule.a(asked[0]), lambda share: share**5).pvalue > 1e-3
     assert scipy.stats.kstest(1 - schedule.a(asked[4]), lambda share: 1 - (1 - share) ** 5).pvalue > 1e-3
-    masked = (solution.ys[0] == 2).sum(1)
+    # Until then positions have been revealed or not independently: no position goes first.
+    pattern = ((solution.ys[0] == 2) * 2 ** torch.arange(5)).sum(1)
     noise = float(1 - schedule.a(torch.tensor(0.35)))
-    assert_law(masked, scipy.stats.binom(5, noise).pmf(np.arange(6)))
+    masks = np.array([number.bit_count() for number in range(32)])
+    assert_law(pattern, noise**masks * (1 - noise) ** (5 - masks))
 
 
 def test_first_hitting_asks_the_denoiser_at_the_time_of_the_reveal():
