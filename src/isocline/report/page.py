@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from isocline.report import charts, lineage, pictures, tables
+from isocline.report import charts, classifiers, lineage, pictures, tables
 from isocline.report.figures import number, slope_field
 from isocline.report.sources import Model, Sources, TextStep, read_sources
 
@@ -119,7 +119,7 @@ def text_steps(steps: Sequence[TextStep], mask: str | None, most: int = 17) -> l
 
 def model_colours(sources: Sources) -> dict[str, int]:
     """Palette index by model, counted per modality in the order of params.yaml."""
-    return {m.name: i for kind in ("images", "text") for i, m in enumerate(sources.of(kind))}
+    return {m.name: i for kind in ("images", "text", "classifiers") for i, m in enumerate(sources.of(kind))}
 
 
 def headlines(sources: Sources) -> list[str]:
@@ -285,6 +285,16 @@ def _text(sources: Sources, colours: Mapping[str, int]) -> dict[str, Any]:
     }
 
 
+def _classifiers(sources: Sources, colours: Mapping[str, int]) -> dict[str, Any]:
+    models = sources.of("classifiers")
+    section = (sources.params.get("evaluation") or {}).get("classifiers") or {}
+    return {
+        "models": models,
+        "chart": classifiers.accuracy_chart(models, colours),
+        "tables": classifiers.classifier_tables(models, colours, section.get("gradients") or {}),
+    }
+
+
 def render_page(sources: Sources) -> str:
     """Render the report as one HTML document that needs no other file and no network.
 
@@ -306,6 +316,7 @@ def render_page(sources: Sources) -> str:
             models=model_table(sources, colours),
             images=_images(sources, colours),
             text=_text(sources, colours),
+            classifiers=_classifiers(sources, colours),
             training=charts.training_charts(sources.models, colours),
             cards={kind: facts(card) for kind, card in sources.cards.items()},
             judges={kind: facts(card) for kind, card in sources.judges.items()},

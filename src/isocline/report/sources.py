@@ -89,7 +89,7 @@ class TextStep:
 
 @dataclass(frozen=True)
 class Model:
-    """One trained model or student with everything that its stages left behind."""
+    """One trained model or student with everything that its stages left behind; ``right``: see the classifiers."""
 
     name: str
     modality: str
@@ -102,6 +102,7 @@ class Model:
     trajectory: ImageTrajectory | None = None
     text_samples: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     text_trajectory: tuple[TextStep, ...] = ()
+    right: tuple[bool, ...] = ()
 
     def reading(self, metric: str) -> Reading | None:
         """A metric that has one value, or None."""
@@ -262,6 +263,9 @@ def _declared(params: Mapping[str, Any]) -> Iterator[tuple[str, str | None, Mapp
 
 
 def _modality(params: Mapping[str, Any], settings: Mapping[str, Any], teacher: str | None) -> str:
+    """What a model is shown under: its modality, or ``classifiers``."""
+    if str((settings.get("objective") or {}).get("_target_")).endswith(".Classification"):
+        return "classifiers"
     named = settings.get("modality")
     if named is None and teacher is not None:
         named = ((params.get("models") or {}).get(teacher) or {}).get("modality")
@@ -286,6 +290,7 @@ def _read_model(
         trajectory=_image_trajectory(reader.tensors(f"{folder}/trajectory.safetensors")),
         text_samples=_text_samples(texts.get("samples")),
         text_trajectory=_text_trajectory(texts.get("trajectory")),
+        right=tuple(map(bool, reader.tensors(f"{folder}/outcomes.safetensors").get("right", ()))),
     )
     return model, mask if isinstance(mask, str) and mask else None
 
