@@ -31,5 +31,5 @@ class EulerMaruyama(AbstractSDEStepper):
 
     def advance(self, problem: SDEProblem, span: Span, y0: Tensor, noise: BrownianIncrement) -> StochasticStep:
         """See the base class."""
-        kick = problem.diffusion(span.t0, y0, problem.cond) * noise.w
+        kick = problem.diffuse(span.t0, y0) * noise.w
         return StochasticStep(torch.addcmul(y0, span.h, problem.evaluate(span.t0, y0)) + kick)

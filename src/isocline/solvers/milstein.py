@@ -50,8 +50,8 @@ class DerivativeFreeMilstein(AbstractSDEStepper):
 
     def advance(self, problem: SDEProblem, span: Span, y0: Tensor, noise: BrownianIncrement) -> StochasticStep:
         """See the base class."""
-        g = problem.diffusion(span.t0, y0, problem.cond).to(y0.dtype)
+        g = problem.diffuse(span.t0, y0)
         drifted = torch.addcmul(y0, span.h, problem.evaluate(span.t0, y0))
-        probe = problem.diffusion(span.t0, drifted + g * span.h.abs().sqrt(), problem.cond).to(y0.dtype)
+        probe = problem.diffuse(span.t0, drifted + g * span.h.abs().sqrt())
         derivative = (probe - g) / span.size.sqrt()
         return StochasticStep(drifted + g * noise.w + derivative * (noise.w * noise.w - span.h.abs()) / 2)

@@ -17,7 +17,16 @@ from torch import Tensor
 from isocline.solvers.brownian import AbstractBrownian, BrownianIncrements
 from isocline.solvers.rows import batch_size, select_rows
 
-__all__ = ["AbstractProblem", "Calculus", "MarkovProblem", "ODEProblem", "SDEProblem", "Time", "VectorField"]
+__all__ = [
+    "AbstractProblem",
+    "Calculus",
+    "MarkovProblem",
+    "ODEProblem",
+    "SDEProblem",
+    "Time",
+    "VectorField",
+    "fit_diffusion",
+]
 
 VectorField: TypeAlias = Callable[[Tensor, Tensor, Any], Tensor]
 """``field(t, x, cond) -> dx`` with ``t`` of shape () or (B,) in float64 and ``dx`` of x's shape and dtype."""
@@ -145,8 +154,8 @@ class SDEProblem(AbstractProblem):
 
     Attributes:
         drift: the network; one call is one function evaluation.
-        diffusion: broadcastable to the state (a schedule's g(t), or a function of the state); not counted as a
-            function evaluation.
+        diffusion: broadcastable to the state (a schedule's g(t), or a function of the state; mind that t has shape
+            (B,) where samples have their own times); not counted as a function evaluation.
         y0: shape (B, *event).
         t0: start.
         t1: end.
@@ -208,8 +217,23 @@ class SDEProblem(AbstractProblem):
         return self.brownian.repeatable
 
     def evaluate(self, t: Tensor, y: Tensor) -> Tensor:
-        """The drift at ``(t, y)``."""
-        return self.drift(t, y, self.cond)
+        """The drift at ``(t, y)``.
+
+        Raises:
+            ValueError: if the drift returns another shape than the state's.
+        """
+        slope = self.drift(t, y, self.cond)
+        if slope.shape != y.shape:
+            raise ValueError(f"the drift returned shape {tuple(slope.shape)} for a state of shape {tuple(y.shape)}")
+        return slope
+
+    def diffuse(self, t: Tensor, y: Tensor) -> Tensor:
+        """The diffusion at ``(t, y)``, in y's dtype, broadcastable to it.
+
+        Raises:
+            ValueError: if it does not broadcast to the state.
+        """
+        return fit_diffusion(self.diffusion(t, y, self.cond), y)
 
     def at_rows(self, rows: Tensor) -> SDEProblem:
         """The same equation, and the same paths, for the samples ``rows``."""
@@ -289,6 +313,23 @@ class MarkovProblem(AbstractProblem):
             t1=_time_rows(self.t1, rows),
             cond=select_rows(self.cond, rows),
         )
+
+
+def fit_diffusion(g: Tensor, y: Tensor) -> Tensor:
+    """What a diffusion returned for the state ``y``, in y's dtype.
+
+    Raises:
+        ValueError: if it does not broadcast to the state.
+    """
+    fits = g.ndim <= y.ndim and all(
+        size in (1, wanted) for size, wanted in zip(reversed(g.shape), reversed(y.shape), strict=False)
+    )
+    if not fits:
+        raise ValueError(
+            f"the diffusion returned shape {tuple(g.shape)}, which does not broadcast to the state's {tuple(y.shape)}; "
+            "where samples have their own times, t has shape (B,): give it the state's rank, t.reshape(-1, 1)"
+        )
+    return g.to(y.dtype)
 
 
 def _check_state(y0: Tensor, name: str) -> None:

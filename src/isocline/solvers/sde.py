@@ -16,7 +16,7 @@ from torch import Tensor
 from isocline.shapes import expand_like
 from isocline.solvers.brownian import BrownianIncrement
 from isocline.solvers.dense import AbstractInterpolant
-from isocline.solvers.problem import AbstractProblem, Calculus, SDEProblem, VectorField
+from isocline.solvers.problem import AbstractProblem, Calculus, SDEProblem, VectorField, fit_diffusion
 from isocline.solvers.rows import select_rows
 from isocline.solvers.stepper import AbstractStepper, StepResult
 
@@ -180,7 +180,7 @@ def noise_derivative(diffusion: VectorField, t: Tensor, y: Tensor, cond: Any) ->
     """
 
     def full(state: Tensor) -> Tensor:
-        return diffusion(t, state, cond).to(y.dtype).expand_as(y)
+        return fit_diffusion(diffusion(t, state, cond), y).expand_as(y)
 
     g = full(y)
     return g, torch.func.jvp(full, (y,), (g,))[1]

@@ -39,8 +39,8 @@ class ShARK(AbstractSDEStepper):
         """See the base class."""
         w, area = noise
         assert area is not None
-        g0 = problem.diffusion(span.t0, y0, problem.cond).to(y0.dtype)
-        change = problem.diffusion(span.t1, y0, problem.cond).to(y0.dtype) - g0
+        g0 = problem.diffuse(span.t0, y0)
+        change = problem.diffuse(span.t1, y0) - g0
         shifted = y0 + g0 * area
         first = problem.evaluate(span.t0, shifted)
         second = problem.evaluate(span.at(5 / 6), shifted + 5 / 6 * (span.h * first + g0 * w))
@@ -76,7 +76,7 @@ class SRIW1(AbstractSDEStepper):
         assert area is not None
 
         def diffusion(share: float, state: Tensor) -> Tensor:
-            return problem.diffusion(span.at(share), state, problem.cond).to(y0.dtype)
+            return problem.diffuse(span.at(share), state)
 
         h, size = span.h, span.size
         # Samples that are done take empty steps: their stages must stay where the state is, hence no `size` here.

@@ -28,8 +28,8 @@ class EulerHeun(AbstractSDEStepper):
 
     def advance(self, problem: SDEProblem, span: Span, y0: Tensor, noise: BrownianIncrement) -> StochasticStep:
         """See the base class."""
-        g0 = problem.diffusion(span.t0, y0, problem.cond).to(y0.dtype)
-        g1 = problem.diffusion(span.t1, y0 + g0 * noise.w, problem.cond).to(y0.dtype)
+        g0 = problem.diffuse(span.t0, y0)
+        g1 = problem.diffuse(span.t1, y0 + g0 * noise.w)
         return StochasticStep(torch.addcmul(y0, span.h, problem.evaluate(span.t0, y0)) + (g0 + g1) * noise.w / 2)
 
 
@@ -52,10 +52,10 @@ class StratonovichHeun(AbstractSDEStepper):
 
     def advance(self, problem: SDEProblem, span: Span, y0: Tensor, noise: BrownianIncrement) -> StochasticStep:
         """See the base class."""
-        f0, g0 = problem.evaluate(span.t0, y0), problem.diffusion(span.t0, y0, problem.cond).to(y0.dtype)
+        f0, g0 = problem.evaluate(span.t0, y0), problem.diffuse(span.t0, y0)
         guess = torch.addcmul(y0, span.h, f0) + g0 * noise.w
-        f1, g1 = problem.evaluate(span.t1, guess), problem.diffusion(span.t1, guess, problem.cond).to(y0.dtype)
-        middle = problem.diffusion(span.t0, (y0 + guess) / 2, problem.cond).to(y0.dtype)
+        f1, g1 = problem.evaluate(span.t1, guess), problem.diffuse(span.t1, guess)
+        middle = problem.diffuse(span.t0, (y0 + guess) / 2)
         drift, kick = span.h * (f0 + f1) / 2, (g0 + g1) / 2 * noise.w
         error = span.h * (f1 - f0) / 2 + ((g0 + g1) / 2 - middle) * noise.w
         return StochasticStep(y0 + drift + kick, error)
