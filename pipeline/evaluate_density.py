@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from isocline.report.density_pictures import density_picture
 
 from isocline.app.artifacts import build, device_of, load_model, load_tensors
 from isocline.app.evaluation_stage import write_curve, write_json
@@ -15,6 +14,7 @@ from isocline.metrics.density_evaluation import DensityEvaluation, evaluate_dens
 from isocline.metrics.density_settings import DensitySettings
 from isocline.metrics.uncertainty import Estimate
 from isocline.randomness import derive_seed
+from isocline.report.density_pictures import density_picture
 from isocline.report.pictures import png
 from isocline.tracking.stage import StageRun
 
