@@ -72,6 +72,8 @@ class Dual:
             return getattr(self.primal, name)
         if name in _PARTS:
             return apply_linear(lambda value: getattr(value, name))(self)
+        if name == "mT" or (name == "T" and self.primal.ndim == 2):
+            return Dual(self.primal.mT, self.tangent.mT)
         rule = METHODS.get(name)
         if rule is None:
             raise UnsupportedError(f"no rule for the attribute {name!r} of a tensor")
