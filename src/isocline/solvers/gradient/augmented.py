@@ -70,9 +70,11 @@ class AugmentedReverse(AbstractReverse):
             saved, cotangent = (saved_at(values, stops.order[interval]) for values in (self._ys, grad_ys))
             reached = expand_like(saved.isfinite().reshape(len(saved), -1).all(1), saved)
             y, a = torch.where(reached, saved, y), torch.where(reached, a + cotangent, a)
+            # Without a cotangent there is nothing to solve, and no state to compare.
+            moved = (a != 0).any().expand_as(begun)
             y, a, parts = self._interval(interval, y, a, parts, doubts)
             known = saved_at(self._ys, stops.order[interval - 1]) if interval else start
-            doubts.compare(stops.times[interval], y, known, begun)
+            doubts.compare(stops.times[interval], y, known, moved)
         doubts.warn()
         count = len(self._inputs.places)
         return Cotangents(a, parts[:count], parts[count:])

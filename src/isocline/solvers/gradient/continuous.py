@@ -63,9 +63,11 @@ class ContinuousReverse(AbstractReverse):
             mask = expand_like(reached, saved)
             y, a = torch.where(mask, saved, y), torch.where(mask, a + cotangent, a)
             begun = begun | reached
-            y, a = self._interval(interval, y, a, begun, quadrature, doubts)
+            # Without a cotangent there is nothing to solve, and no state to compare.
+            moved = begun & (a != 0).reshape(len(a), -1).any(1)
+            y, a = self._interval(interval, y, a, moved, quadrature, doubts)
             known = saved_at(self._ys, stops.order[interval - 1]) if interval else start
-            doubts.compare(stops.times[interval], y, known, begun)
+            doubts.compare(stops.times[interval], y, known, moved)
         doubts.warn()
         values = quadrature.total.values
         if doubts.failed:
@@ -78,19 +80,20 @@ class ContinuousReverse(AbstractReverse):
         interval: int,
         y: Tensor,
         a: Tensor,
-        begun: Tensor,
+        moved: Tensor,
         quadrature: ParameterQuadrature,
         doubts: Doubts,
     ) -> tuple[Tensor, Tensor]:
         """Go back over one interval."""
         system, (t0, t1) = self._system, self._stops.times[interval : interval + 2]
         scale = a.abs().reshape(len(a), -1).amax(1).double()
-        moves = begun & (scale != 0) & (t0 != t1)
-        rows = torch.nonzero(moves).flatten()
+        rows = torch.nonzero(moved & (t0 != t1)).flatten()
         if not len(rows):
             return y, a
         if not system.problem.separable:
+            # A field that mixes samples is linear in all their cotangents together.
             rows = torch.arange(len(a), device=a.device)
+            scale = scale.max().expand_as(scale)
         scale = torch.where(scale != 0, scale, 1.0)
         quadrature.scale = scale
         part = a[rows]
