@@ -37,6 +37,7 @@ class OutputGrid(AbstractGrid):
             t: output times; None for the ends of the problem that it is asked for.
         """
         self._step, self._constructor, self._t = step_size, constructor, t
+        self._grid: Tensor | None = None
 
     def times(self, problem: AbstractProblem) -> Tensor:
         """The grid from t0 to t1; see the base class.
@@ -44,14 +45,17 @@ class OutputGrid(AbstractGrid):
         Raises:
             InvalidArgumentError: if the caller's grid does not lead from t0 to t1.
         """
-        if self._t is None:
-            ends = [torch.as_tensor(time, dtype=torch.float64).detach().cpu() for time in (problem.t0, problem.t1)]
-            if any(time.ndim for time in ends):
-                # Samples that are solved apart have the same span here nevertheless.
-                ends = [time.reshape(-1)[0] for time in ends]
-            t = torch.stack(ends)
-        else:
-            t = self._t
+        if self._t is not None:
+            # The caller's function is asked once.
+            self._grid = self._lay_out(problem, self._t) if self._grid is None else self._grid
+            return self._grid
+        ends = [torch.as_tensor(time, dtype=torch.float64).detach().cpu() for time in (problem.t0, problem.t1)]
+        if any(time.ndim for time in ends):
+            # Samples that are solved apart have the same span here nevertheless.
+            ends = [time.reshape(-1)[0] for time in ends]
+        return self._lay_out(problem, torch.stack(ends))
+
+    def _lay_out(self, problem: AbstractProblem, t: Tensor) -> Tensor:
         if self._constructor is not None:
             return _checked(self._constructor(problem, t), t)
         exact = t.to("cpu", torch.float64)

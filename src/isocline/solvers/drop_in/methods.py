@@ -80,12 +80,24 @@ def _implicit(kind: type[implicit_runge_kutta.AbstractImplicitRungeKutta]) -> Me
 
 
 def _bashforth(options: GridOptions, rtol: float | Tensor, atol: float | Tensor) -> AbstractStepper:
-    return AdamsBashforth(max(int(options.max_order) - 1, 1))
+    order = max(_adams_order(options) - 1, 1)
+    return AdamsBashforth(order, _adams_starter(order))
 
 
 def _moulton(options: GridOptions, rtol: float | Tensor, atol: float | Tensor) -> AbstractStepper:
-    corrector = FixedPoint(iterations=4 if options.max_iters is None else int(options.max_iters))
-    return AdamsBashforthMoulton(max(int(options.max_order), 2), corrector)
+    order = max(_adams_order(options), 2)
+    corrector = FixedPoint(iterations=2 if options.max_iters is None else int(options.max_iters))
+    return AdamsBashforthMoulton(order, corrector, _adams_starter(order))
+
+
+def _adams_order(options: GridOptions) -> int:
+    # Higher orders, up to torchdiffeq's 12, amplify rounding and are stable for tiny steps only.
+    return 6 if options.max_order is None else int(options.max_order)
+
+
+def _adams_starter(order: int) -> explicit.AbstractRungeKutta | None:
+    # As torchdiffeq, wherever the order allows.
+    return explicit.RK38() if order <= 4 else None
 
 
 def _trbdf2(options: GridOptions, rtol: float | Tensor, atol: float | Tensor) -> AbstractStepper:

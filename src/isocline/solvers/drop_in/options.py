@@ -96,8 +96,8 @@ class GridOptions:
         grid_constructor: ``grid_constructor(func, y0, t) -> grid``, the times of the steps, from ``t[0]`` to ``t[-1]``.
         interp: "linear" or "cubic", how states at times within a step are found.
         perturb: evaluate the field just inside a step instead of at its ends.
-        max_iters: of the iteration for an implicit step; None is the method's own default.
-        max_order: of Adams methods.
+        max_iters: of the iteration for an implicit step; None is the method's own default (20, Adams: 2).
+        max_order: of Adams methods; None is 6 (explicit ones take one order less).
         norm: accepted, without effect.
 
     Raises:
@@ -109,7 +109,7 @@ class GridOptions:
     interp: str = "linear"
     perturb: bool = False
     max_iters: int | None = None
-    max_order: int = 12
+    max_order: int | None = None
     norm: Any = None
 
     def __post_init__(self) -> None:
@@ -119,7 +119,7 @@ class GridOptions:
             "step_size": self.step_size is None or float(self.step_size) > 0,
             "interp": self.interp in ("linear", "cubic"),
             "max_iters": self.max_iters is None or int(self.max_iters) >= 1,
-            "max_order": 1 <= int(self.max_order) <= 12,
+            "max_order": self.max_order is None or 1 <= int(self.max_order) <= 12,
         }
         _check(self, in_range)
 
@@ -162,7 +162,7 @@ def parse_options(
     unknown = {key: given.pop(key) for key in list(given) if key not in known}
     if unknown:
         message = f"{method}: Unexpected arguments {unknown} are ignored; its options are {', '.join(known)}"
-        warnings.warn(message, stacklevel=5)
+        warnings.warn(message, stacklevel=4)
     for field in dataclasses.fields(kind):
         if given.get(field.name, field.default) is None and field.default is not None:
             del given[field.name]
