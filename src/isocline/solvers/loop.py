@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
+from isocline.solvers.compiled import CompiledStep
 from isocline.solvers.controller import AbstractAdaptiveController, AbstractController, AbstractGrid, PIDController
 from isocline.solvers.event import Event, refine_events
 from isocline.solvers.pace import GridPace, JointPace
@@ -31,6 +32,7 @@ def solve(
     *,
     gradient: AbstractGradient | None = None,
     event: Event | None = None,
+    compiled: CompiledStep | None = None,
 ) -> Solution:
     """Integrate a problem from its t0 to its t1, in either direction of time.
 
@@ -45,6 +47,7 @@ def solve(
         gradient: how derivatives are found: `isocline.solvers.gradient`. By default, by backpropagation through the
             steps, times being constants.
         event: ends the solve of a sample before its t1.
+        compiled: compiles the steps, field included, under per-sample control.
 
     Returns:
         Solution with ``ys`` of shape (K, B, *event), and statistics and status per sample.
@@ -53,7 +56,7 @@ def solve(
         ValueError: if controller and stepper do not go together, or a save time lies outside the span.
         TypeError: if the controller is of neither kind.
     """
-    return _solve(problem, stepper, controller, saveat, gradient, event, False)
+    return _solve(problem, stepper, controller, saveat, gradient, event, False, compiled)
 
 
 def solve_strict(
@@ -64,6 +67,7 @@ def solve_strict(
     *,
     gradient: AbstractGradient | None = None,
     event: Event | None = None,
+    compiled: CompiledStep | None = None,
 ) -> Solution:
     """As `solve`, but a sample that fails is an exception that names sample, time, step and cure.
 
@@ -74,7 +78,7 @@ def solve_strict(
         ValueError: as `solve`.
         TypeError: as `solve`.
     """
-    return _solve(problem, stepper, controller, saveat, gradient, event, True).raise_on_failure()
+    return _solve(problem, stepper, controller, saveat, gradient, event, True, compiled).raise_on_failure()
 
 
 def _solve(
@@ -85,10 +89,11 @@ def _solve(
     gradient: AbstractGradient | None,
     event: Event | None,
     watch: bool,
+    compiled: CompiledStep | None,
 ) -> Solution:
     if isinstance(controller, PIDController):
         stepper = stepper.for_tolerance(controller.rtol, controller.atol)
-    plain = functools.partial(integrate, event=event, watch=watch)
+    plain = functools.partial(integrate, event=event, watch=watch, compiled=compiled)
     if gradient is None:
         solution = plain(problem, stepper, controller, saveat)
     else:
@@ -106,8 +111,11 @@ def integrate(
     tape: AbstractTape | None = None,
     event: Event | None = None,
     watch: bool = False,
+    compiled: CompiledStep | None = None,
 ) -> Solution:
     """The loop itself, by one clock or by one for each sample; see `solve`."""
+    if compiled is not None and (isinstance(controller, AbstractGrid) or getattr(controller, "joint", False)):
+        raise ValueError("compiled= needs steps for each sample, PIDController(joint=False); leave it out")
     if isinstance(controller, AbstractGrid):
         return integrate_shared(problem, stepper, GridPace(controller, problem), saveat, tape, event, watch)
     if not isinstance(controller, AbstractAdaptiveController):
@@ -126,4 +134,4 @@ def integrate(
         )
     if controller.joint:
         return integrate_shared(problem, stepper, JointPace(controller, problem), saveat, tape, event)
-    return integrate_samples(problem, stepper, controller, saveat, tape, event)
+    return integrate_samples(problem, stepper, controller, saveat, tape, event, compiled)

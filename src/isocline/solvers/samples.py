@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from isocline.solvers.compiled import CompiledStep
 from isocline.solvers.controller import AbstractAdaptiveController
 from isocline.solvers.event import Event, crosses, find_crossing
 from isocline.solvers.problem import AbstractProblem, Time
@@ -69,14 +69,15 @@ class _Loop:
         saveat: SaveAt,
         tape: AbstractTape | None,
         event: Event | None,
-        attempt: Any,
+        compiled: CompiledStep | None,
     ) -> None:
         self.problem, self.stepper, self.controller = problem, stepper, controller
-        self.tape, self.event, self.attempt = tape, event, attempt
+        self.tape, self.event, self.compiled = tape, event, compiled
         y0 = problem.start
         t0, t1 = _per_sample(problem.t0, y0), _per_sample(problem.t1, y0)
         self.recorder = SampleRecorder(saveat, t0, t1, y0)
         self.saves_times = saveat.ts is not None
+        self.listens = self.saves_times or tape is not None or event is not None
         zero = torch.zeros(len(y0), dtype=torch.int64, device=y0.device)
         self.totals = Statistics(*(zero.clone() for _ in range(5)))
         self.status, self.stopped = zero.clone(), t0.clone()
@@ -130,18 +131,34 @@ class _Loop:
     def _advance(self) -> None:
         now = self.now
         stop = now.t1 if self.stops is None else self._next_stop()
-        trial = self.attempt(self.problem, self.stepper, self.controller, now, stop)
+        if self.compiled is None:
+            trial = try_step(self.problem, self.stepper, self.controller, now, stop)
+        else:
+            trial = self.compiled.attempt(self.problem, self.stepper, self.controller, now, stop, self.listens)
         self.rounds += 1
         self._add_work(trial.result)
-        listens = self.saves_times or self.tape is not None or self.event is not None
-        # One question to the device: does every sample that runs take the step, and none of them end? A sample that is
-        # done takes a step of length zero, which leaves a sound state as it is.
-        if self.is_clean and not listens and torch.equal(torch.gt(trial.accept, trial.last), now.alive):
-            result = trial.result
-            self.together += 1
-            self.now = Clocks(trial.target, now.t1, trial.size, result.y1, result.carry, trial.memory, now.alive)
-            return
-        self._settle(trial, trial.accept if self.living == len(now.t) else trial.accept & now.alive)
+        if self.listens or not self._moves_on(trial):
+            self._settle(trial, trial.accept if self.living == len(now.t) else trial.accept & now.alive)
+
+    def _moves_on(self, trial: Trial) -> bool:
+        """Take the step if that is all there is to do; asks the device one question."""
+        now, result = self.now, trial.result
+        if trial.moved is not None:
+            assert trial.counts is not None
+            taken, finished = trial.counts.tolist()
+            checks = bool(self.controller.dt_min) or self.rounds % _PATIENCE == 0 or result.y1.requires_grad
+            if finished or (checks and taken < self.living):
+                return False
+            self.count.accepted.add_(trial.accept)
+            self.now = trial.moved
+            return True
+        # Does every sample that runs take the step, and none of them end? A sample that is done takes a step of length
+        # zero, which leaves a sound state as it is.
+        if not self.is_clean or not torch.equal(torch.gt(trial.accept, trial.last), now.alive):
+            return False
+        self.together += 1
+        self.now = Clocks(trial.target, now.t1, trial.size, result.y1, result.carry, trial.memory, now.alive)
+        return True
 
     def _settle(self, trial: Trial, accept: Tensor) -> None:
         """Take the step where it is accepted; save, and end what is to end."""
@@ -317,6 +334,9 @@ class _Loop:
         now, count = self.now, self.count
         if self.living == len(now.t) or (self.living and not self.problem.separable):
             return
+        fewest = 1 if self.compiled is None else self.compiled.fewest
+        if self.living and len(now.t) <= fewest:
+            return
         done = torch.nonzero(~now.alive).flatten()
         rows, totals = count.rows[done], self.totals
         found = (count.work[0], count.accepted, count.tried - count.accepted, *count.work[1:])
@@ -329,8 +349,11 @@ class _Loop:
         self.status[rows], self.stopped[rows] = code, now.t[done]
         if not self.living:
             return
-        self.is_clean = True
-        places = torch.nonzero(now.alive).flatten()
+        keep = now.alive
+        if self.living < fewest:
+            keep = keep.index_fill(0, done[: fewest - self.living], True)
+        self.is_clean = self.is_clean or self.compiled is None
+        places = torch.nonzero(keep).flatten()
         self.problem = self.problem.at_rows(places)
         self.now = select_rows(now, places)
         count.keep(places)
@@ -343,7 +366,7 @@ def integrate_samples(
     saveat: SaveAt,
     tape: AbstractTape | None = None,
     event: Event | None = None,
-    attempt: Any = try_step,
+    compiled: CompiledStep | None = None,
 ) -> Solution:
     """Integrate with per-sample steps; see `isocline.solvers.solve`.
 
@@ -354,9 +377,9 @@ def integrate_samples(
         saveat: states to keep.
         tape: listens to the steps.
         event: ends samples.
-        attempt: `try_step`, or a compiled version of it.
+        compiled: compiles the steps.
     """
-    loop = _Loop(problem, stepper, controller, saveat, tape, event, attempt)
+    loop = _Loop(problem, stepper, controller, saveat, tape, event, compiled)
     loop.run()
     ts = saveat.times.to(loop.stopped.device) if saveat.ts is not None else _end_times(problem, loop)
     return Solution(ts, loop.recorder.states(), loop.totals, loop.status, loop.stopped)

@@ -48,6 +48,8 @@ class Trial(NamedTuple):
         memory: of the controller, where it is taken.
         log_norm: logarithm of the error's norm up to a constant; not finite where the step was not, or was not valid.
         last: where the step leads to its stop, and where a sample is done.
+        moved: the clocks after it, if they were merged already.
+        counts: then, how many samples take the step, and how many of them reach the end of their span; shape (2,).
     """
 
     target: Tensor
@@ -58,6 +60,8 @@ class Trial(NamedTuple):
     memory: Tensor | None
     log_norm: Tensor
     last: Tensor
+    moved: Clocks | None = None
+    counts: Tensor | None = None
 
     @property
     def finite(self) -> Tensor:
