@@ -162,14 +162,14 @@ def _columns(graph: Graph) -> list[tuple[str, list[Stage]]]:
 
 
 def _bands(graph: Graph) -> dict[str, int | None]:
-    """The drawing's upper (0: images) or lower band (1: text) by what a stage descends from; None for both."""
+    """The drawing's band (0: images, 1: text, 2: points) by what a stage descends from; None for several."""
     before: dict[str, list[str]] = {
         stage.name: [a for a, b in graph.edges if b == stage.name] for stage in graph.stages
     }
 
     def roots(name: str, seen: frozenset[str]) -> set[int]:
         if not before[name] or name in seen:
-            return {1 if "text" in name else 0}
+            return {1 if "text" in name else 2 if "points" in name else 0}
         return set().union(*(roots(parent, seen | {name}) for parent in before[name]))
 
     found = {name: roots(name, frozenset()) for name in before}
@@ -184,13 +184,14 @@ BOX, STEP, HEAD = (108.0, 32.0), (152.0, 46.0), 34.0
 
 
 def _places(graph: Graph, columns: list[tuple[str, list[Stage]]]) -> tuple[dict[str, tuple[float, float]], int]:
-    """Upper left corner of every stage's box, and the number of rows: images above, text below, both in the middle."""
+    """Upper left corner of every stage's box, and the number of rows: images, text, points, what joins them amid."""
     bands = _bands(graph)
-    heights = [max(sum(bands[s.name] == band for s in stages) for _, stages in columns) for band in (0, 1)]
+    heights = [max(sum(bands[s.name] == band for s in stages) for _, stages in columns) for band in (0, 1, 2)]
     rows = max(sum(heights), *(len(stages) for _, stages in columns))
     place: dict[str, tuple[float, float]] = {}
     for i, (_, stages) in enumerate(columns):
-        for band, start, slots in ((0, 0, heights[0]), (1, heights[0], heights[1]), (None, 0, rows)):
+        starts = (0, heights[0], heights[0] + heights[1])
+        for band, start, slots in (*zip((0, 1, 2), starts, heights, strict=True), (None, 0, rows)):
             group = [s for s in stages if bands[s.name] == band]
             for j, stage in enumerate(group):
                 lift = (slots - len(group)) / 2

@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from isocline.report import charts, classifiers, lineage, pictures, tables
+from isocline.report import charts, classifiers, densities, lineage, pictures, tables
 from isocline.report.figures import number, slope_field
 from isocline.report.sources import Model, Sources, TextStep, read_sources
 
@@ -118,8 +118,12 @@ def text_steps(steps: Sequence[TextStep], mask: str | None, most: int = 17) -> l
 
 
 def model_colours(sources: Sources) -> dict[str, int]:
-    """Palette index by model, counted per modality in the order of params.yaml."""
-    return {m.name: i for kind in ("images", "text", "classifiers") for i, m in enumerate(sources.of(kind))}
+    """Palette index by model, counted per modality (densities: per point set) in the order of params.yaml."""
+    shown = {m.name: i for kind in ("images", "text", "classifiers") for i, m in enumerate(sources.of(kind))}
+    sets: dict[str, list[str]] = {}
+    for model in sources.densities:
+        sets.setdefault(densities.data_set(model), []).append(model.name)
+    return shown | {name: i for names in sets.values() for i, name in enumerate(names)}
 
 
 def headlines(sources: Sources) -> list[str]:
@@ -295,6 +299,17 @@ def _classifiers(sources: Sources, colours: Mapping[str, int]) -> dict[str, Any]
     }
 
 
+def _densities(sources: Sources, colours: Mapping[str, int]) -> dict[str, Any]:
+    models = sources.densities
+    return {
+        "models": models,
+        "charts": densities.density_charts(models, colours),
+        "tables": densities.density_tables(models, colours),
+        "gallery": densities.density_gallery(models, sources.density_tensors, sources.points),
+        "cards": {name: facts(card) for name, card in sources.point_cards.items()},
+    }
+
+
 def render_page(sources: Sources) -> str:
     """Render the report as one HTML document that needs no other file and no network.
 
@@ -317,6 +332,7 @@ def render_page(sources: Sources) -> str:
             images=_images(sources, colours),
             text=_text(sources, colours),
             classifiers=_classifiers(sources, colours),
+            densities=_densities(sources, colours),
             training=charts.training_charts(sources.models, colours),
             cards={kind: facts(card) for kind, card in sources.cards.items()},
             judges={kind: facts(card) for kind, card in sources.judges.items()},

@@ -10,7 +10,7 @@ import csv
 import json
 import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,10 @@ class Sources:
     mask_symbol: str | None = None
     stages: Mapping[str, Any] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    densities: tuple[Model, ...] = ()
+    density_tensors: Mapping[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
+    points: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    point_cards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def of(self, modality: str) -> tuple[Model, ...]:
         """The models of one modality, teachers before their students."""
@@ -295,6 +299,23 @@ def _read_model(
     return model, mask if isinstance(mask, str) and mask else None
 
 
+def _density(reader: _Reader, name: str, settings: Mapping[str, Any]) -> Model:
+    return Model(
+        name=name,
+        modality="points",
+        teacher=None,
+        settings=settings,
+        parameters=reader.parameter_count(f"data/models/{name}/weights.safetensors"),
+        history=reader.columns(f"data/models/{name}/history.csv"),
+        metrics=reader.json(f"metrics/evaluate-{name}.json"),
+    )
+
+
+def _points(reader: _Reader, sets: Iterable[str]) -> dict[str, NDArray[Any]]:
+    found = {name: reader.tensors(f"data/points/{name}/test.safetensors").get("points") for name in sets}
+    return {name: points for name, points in found.items() if points is not None and points.ndim == 2}
+
+
 def read_sources(root: Path, params: Mapping[str, Any]) -> Sources:
     """Gather the artefacts below `root` (the project's working directory) for the run that `params` describes.
 
@@ -306,8 +327,13 @@ def read_sources(root: Path, params: Mapping[str, Any]) -> Sources:
         Sources; what is missing is empty, what is unreadable is named in `problems`.
     """
     reader = _Reader(root)
-    read = [_read_model(reader, params, *declared) for declared in _declared(params)]
+    read = [_read_model(reader, params, *found) for found in _declared(params)]
     real = reader.tensors("data/images/test.safetensors", limit=256).get("images")
+    declared = params.get("densities") or {}
+    densities = tuple(_density(reader, name, settings or {}) for name, settings in declared.items())
+    sets = (params.get("data") or {}).get("points") or {}
+    kept = {name: reader.tensors(f"data/evaluations/{name}/density.safetensors") for name in declared}
+    points = _points(reader, sets)
     return Sources(
         params=params,
         models=tuple(model for model, _ in read),
@@ -317,4 +343,8 @@ def read_sources(root: Path, params: Mapping[str, Any]) -> Sources:
         mask_symbol=next((mask for _, mask in read if mask), None),
         stages=reader.yaml("dvc.yaml").get("stages") or {},
         problems=tuple(reader.problems),
+        densities=densities,
+        density_tensors=kept,
+        points=points,
+        point_cards={name: reader.json(f"data/points/{name}/card.json") for name in sets},
     )
