@@ -51,31 +51,41 @@ class CompiledStep:
         problem: AbstractProblem,
         stepper: AbstractStepper,
         controller: AbstractAdaptiveController,
-        now: Clocks,
-        stop: Tensor,
         wants_dense: bool,
-    ) -> Trial:
-        """As `isocline.solvers.trial.try_step`, compiled; also merges what is taken.
+    ) -> Callable[[Clocks, Tensor, Any], Trial]:
+        """`isocline.solvers.trial.try_step` of clocks, stops and ``cond``, compiled; it merges what is taken as well.
 
         Raises:
             TypeError: if the problem is no `ODEProblem`.
         """
         if not isinstance(problem, ODEProblem):
             raise TypeError(f"compiled= is for ODEProblem, not {type(problem).__name__}; leave it out")
-        grown = torch.is_grad_enabled()
-        key = (problem.field, problem.jac, _settings(stepper), _settings(controller), now.y.dtype, wants_dense, grown)
+        y0 = problem.y0
+        tools = (problem.field, problem.jac, _settings(stepper), _settings(controller))
+        key = (*tools, y0.dtype, y0.shape[1:], len(y0) == 1, wants_dense, torch.is_grad_enabled())
         known = self._known.get(key)
         if known is None:
-            known = self._known[key] = torch.compile(
-                _whole_step(problem.field, problem.jac, stepper, controller, wants_dense),
-                fullgraph=True,
-                backend=self._backend,
-                options=self._options,
-                isolate_recompiles=True,
+            step = _whole_step(problem.field, problem.jac, stepper, controller, wants_dense)
+            # Without isolation, many fields that share this code would soon reach the limit on compilations.
+            compiler: Any = torch.compile
+            compiled = compiler(
+                step, fullgraph=True, backend=self._backend, options=self._options, isolate_recompiles=True
             )
-            if len(now.t) > 1:
-                map_tensors(_mark, (now, stop, problem.cond))
-        return known(now, stop, problem.cond)
+            known = self._known[key] = _Marking(compiled)
+        return known
+
+
+class _Marking:
+    """Says at the first call which sizes vary; a batch of one is compiled for itself."""
+
+    def __init__(self, call: Callable[..., Trial]) -> None:
+        self._call, self._is_first = call, True
+
+    def __call__(self, now: Clocks, stop: Tensor, cond: Any) -> Trial:
+        if self._is_first and len(stop) > 1:
+            map_tensors(_mark, (now, stop, cond))
+        self._is_first = False
+        return self._call(now, stop, cond)
 
 
 def _mark(value: Tensor) -> Tensor:
@@ -100,8 +110,9 @@ def _whole_step(
         t, y, carry, memory = merge_rows(
             accept, (trial.target, result.y1, result.carry, trial.memory), (now.t, now.y, now.carry, now.memory)
         )
-        moved = Clocks(t, now.t1, trial.size, y, carry, memory, now.alive)
-        counts = torch.stack([accept.sum(), (accept & (trial.target == now.t1)).sum()])
+        ends = accept & (trial.target == now.t1)
+        moved = Clocks(t, now.t1, trial.size, y, carry, memory, now.alive & ~ends)
+        counts = torch.stack([accept.sum(), ends.sum()])
         return trial._replace(result=result, accept=accept, moved=moved, counts=counts)
 
     return step

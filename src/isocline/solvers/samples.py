@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from isocline.solvers.compiled import CompiledStep
 from isocline.solvers.controller import AbstractAdaptiveController
 from isocline.solvers.event import Event, crosses, find_crossing
+from isocline.solvers.ledger import RUNNING, RoundHistory, SampleCounts
 from isocline.solvers.problem import AbstractProblem, Time
 from isocline.solvers.rows import merge_rows, select_rows
 from isocline.solvers.saving import SampleRecorder
@@ -21,41 +19,12 @@ from isocline.solvers.trial import Clocks, Trial, try_step
 
 __all__ = ["integrate_samples"]
 
-_RUNNING = -1
 _ULP = 4 * torch.finfo(torch.float64).eps
 _PATIENCE = 4
 """Rounds between two looks for samples that are stuck at the smallest step."""
 _CROWDED = 0.8
 """Share of living samples at which the others are taken out."""
 _TINY = 1e-300
-
-
-@dataclass(slots=True)
-class _Count:
-    """Per-sample bookkeeping of the samples in the batch, shape (n,) each.
-
-    Attributes:
-        rows: places in the full batch.
-        code: status, or that a sample runs.
-        tried: trial steps of a sample that is done. All others have tried one in every round.
-        accepted: steps taken, beyond those that all samples took together.
-        work: evaluations, Jacobians and factorizations beyond those that every sample makes in every round.
-        at_event: whether the span ends in an event.
-        level: value of the event's condition.
-    """
-
-    rows: Tensor
-    code: Tensor
-    tried: Tensor
-    accepted: Tensor
-    work: tuple[Tensor, ...]
-    at_event: Tensor | None
-    level: Tensor | None
-
-    def keep(self, places: Tensor) -> None:
-        """Only the samples at ``places``."""
-        for field in dataclasses.fields(self):
-            setattr(self, field.name, select_rows(getattr(self, field.name), places))
 
 
 class _Loop:
@@ -78,6 +47,9 @@ class _Loop:
         self.recorder = SampleRecorder(saveat, t0, t1, y0)
         self.saves_times = saveat.ts is not None
         self.listens = self.saves_times or tape is not None or event is not None
+        self.attempt = (
+            None if compiled is None else compiled.attempt(problem, stepper, controller, wants_dense=self.listens)
+        )
         zero = torch.zeros(len(y0), dtype=torch.int64, device=y0.device)
         self.totals = Statistics(*(zero.clone() for _ in range(5)))
         self.status, self.stopped = zero.clone(), t0.clone()
@@ -95,18 +67,19 @@ class _Loop:
             healthy = _finite(y0) if slope is None else _finite(y0) & _finite(slope)
             level = None if self.event is None else self.event.evaluate(problem, t0, y0)
         zero = torch.zeros_like(t0, dtype=torch.int64)
-        code = torch.where(t0 == t1, int(Status.SUCCESS), _RUNNING)
+        code = torch.where(t0 == t1, int(Status.SUCCESS), RUNNING)
         code = torch.where(healthy, code, int(Status.NON_FINITE))
         at_event = None if self.event is None else torch.zeros_like(t0, dtype=torch.bool)
         work = (zero + stepper.init_nfe + first.nfe, zero.clone(), zero.clone())
         rows = torch.arange(len(y0), device=y0.device)
-        self.count = _Count(rows, code, zero.clone(), zero.clone(), work, at_event, level)
-        alive = code == _RUNNING
+        self.count = SampleCounts(rows, code, zero.clone(), zero.clone(), work, at_event, level)
+        alive = code == RUNNING
         end = torch.where(alive, t1, t0)
         size = torch.copysign(first.size, t1 - t0)
         self.now = Clocks(t0, end, size, y0, carry, self.controller.initial_memory(t0), alive)
         self.living = int(alive.sum())
-        self.rounds, self.together, self.common = 0, 0, [0, 0, 0]
+        self.rounds = 0
+        self.history = RoundHistory()
         self.is_clean = bool(healthy.all())
 
     def run(self) -> None:
@@ -131,10 +104,10 @@ class _Loop:
     def _advance(self) -> None:
         now = self.now
         stop = now.t1 if self.stops is None else self._next_stop()
-        if self.compiled is None:
+        if self.attempt is None:
             trial = try_step(self.problem, self.stepper, self.controller, now, stop)
         else:
-            trial = self.compiled.attempt(self.problem, self.stepper, self.controller, now, stop, self.listens)
+            trial = self.attempt(now, stop, self.problem.cond)
         self.rounds += 1
         self._add_work(trial.result)
         if self.listens or not self._moves_on(trial):
@@ -147,16 +120,20 @@ class _Loop:
             assert trial.counts is not None
             taken, finished = trial.counts.tolist()
             checks = bool(self.controller.dt_min) or self.rounds % _PATIENCE == 0 or result.y1.requires_grad
-            if finished or (checks and taken < self.living):
+            if checks and taken < self.living:
                 return False
             self.count.accepted.add_(trial.accept)
+            if finished:
+                ends = torch.gt(now.alive, trial.moved.alive)
+                self.count.tried = torch.where(ends, self.rounds, self.count.tried)
+                self.living -= finished
             self.now = trial.moved
             return True
         # Does every sample that runs take the step, and none of them end? A sample that is done takes a step of length
         # zero, which leaves a sound state as it is.
         if not self.is_clean or not torch.equal(torch.gt(trial.accept, trial.last), now.alive):
             return False
-        self.together += 1
+        self.history.accepted[-1] += 1
         self.now = Clocks(trial.target, now.t1, trial.size, result.y1, result.carry, trial.memory, now.alive)
         return True
 
@@ -224,10 +201,6 @@ class _Loop:
         now, count = self.now, self.count
         count.code = torch.where(done, code, count.code)
         count.tried = torch.where(done, self.rounds, count.tried)
-        count.accepted = torch.where(done, count.accepted + self.together, count.accepted)
-        count.work = tuple(
-            torch.where(done, work + common, work) for work, common in zip(count.work, self.common, strict=True)
-        )
         self.now = now._replace(alive=now.alive & ~done, t1=torch.where(done, now.t, now.t1))
         self.living -= number
 
@@ -265,12 +238,10 @@ class _Loop:
             return accept & ~crossing, crossing
 
     def _add_work(self, result: StepResult) -> None:
-        alive = self.now.alive
-        for index, work in enumerate((result.nfe, result.jacobians, result.factorizations)):
+        self.history.add(result)
+        for total, work in zip(self.count.work, (result.nfe, result.jacobians, result.factorizations), strict=True):
             if isinstance(work, Tensor):
-                self.count.work[index].add_(torch.where(alive, work, 0))
-            else:
-                self.common[index] += work
+                total.add_(torch.where(self.now.alive, work, 0))
 
     def _tell(self, tape: AbstractTape, trial: Trial, accept: Tensor, taken: int, saved: tuple[Saved, ...]) -> None:
         now, rows = self.now, self.count.rows
@@ -339,11 +310,17 @@ class _Loop:
             return
         done = torch.nonzero(~now.alive).flatten()
         rows, totals = count.rows[done], self.totals
-        found = (count.work[0], count.accepted, count.tried - count.accepted, *count.work[1:])
-        wanted = (totals.nfe, totals.accepted, totals.rejected, totals.jacobians, totals.factorizations)
-        for total, value in zip(wanted, found, strict=True):
-            total[rows] = value[done]
+        tried, common = count.tried[done], self.history.until(count.tried[done])
+        nfe, jacobians, factorizations = (work[done] + more for work, more in zip(count.work, common.work, strict=True))
+        accepted = count.accepted[done] + common.accepted
+        totals.nfe[rows], totals.accepted[rows], totals.rejected[rows] = nfe, accepted, tried - accepted
+        totals.jacobians[rows], totals.factorizations[rows] = jacobians, factorizations
         code = count.code[done]
+        if self.compiled is not None:
+            # Compiled steps leave it to us to see who has arrived since we looked last.
+            new = code == RUNNING
+            self.recorder.store(rows[new], now.y[done][new])
+            code = count.code[done] = torch.where(new, int(Status.SUCCESS), code)
         if count.at_event is not None:
             code = torch.where(count.at_event[done] & (code == int(Status.SUCCESS)), int(Status.EVENT), code)
         self.status[rows], self.stopped[rows] = code, now.t[done]
