@@ -128,9 +128,9 @@ class HutchinsonTrace(AbstractTrace):
 class HutchPlusPlusTrace(AbstractTrace):
     """Hutch++: the trace on a sketched subspace exactly, Hutchinson's estimate on the rest.
 
-    With S random signs ``(d, r)``, Q an orthonormal basis of JᵀS and P = I − QQᵀ,
+    With S Gaussian ``(d, r)``, Q an orthonormal basis of JᵀS and P = I − QQᵀ,
     ``tr J = tr(QᵀJQ) + E[gᵀ P J P g]``, g random signs: unbiased for every Q, exact where rank J ≤ r. It needs
-    2r + K backward passes. Q is held constant in the derivative, which stays unbiased for the same reason and spares
+    2r + K backward passes. (In few dimensions random signs, which the paper allows too, are often parallel.) Q is held constant in the derivative, which stays unbiased for the same reason and spares
     the sketch's second derivatives.
 
     Source: *Hutch++: Optimal Stochastic Trace Estimation*, Meyer, Musco, Musco and Woodruff, 2021, Algorithm 1 (with
@@ -158,7 +158,7 @@ class HutchPlusPlusTrace(AbstractTrace):
         return 2 * self.rank + self.probes
 
     def probe(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Draw signs for the sketch, then for the rest, ``(B, r + K, *event)``.
+        """Draw normals for the sketch, then signs for the rest, ``(B, r + K, *event)``.
 
         Raises:
             ValueError: without a generator, or if the rank exceeds the dimension.
@@ -166,7 +166,11 @@ class HutchPlusPlusTrace(AbstractTrace):
         dimension = x[0].numel()
         if self.rank > dimension:
             raise ValueError(f"rank = {self.rank}, but a sample has {dimension} dimensions; give at most that")
-        return _signs(x, self.rank + self.probes, generator, type(self).__name__)
+        signs = _signs(x, self.probes, generator, type(self).__name__)
+        assert generator is not None
+        shape = (len(x), self.rank, *x.shape[1:])
+        sketch = torch.randn(shape, generator=generator, device=generator.device, dtype=x.dtype).to(x)
+        return torch.cat([sketch, signs], dim=1)
 
     def measure(self, slope: Tensor, x: Tensor, probe: Tensor, create_graph: bool = False) -> JacobianMeasure:
         """Return the estimates."""
