@@ -3,6 +3,7 @@
 from isocline.solvers.auto import Auto
 from isocline.solvers.brownian import AbstractBrownian, BrownianIncrements, VirtualBrownianTree
 from isocline.solvers.controller import ConstantSteps, FixedGrid, PIDController
+from isocline.solvers.drop_in import odeint, odeint_adjoint, odeint_event
 from isocline.solvers.esdirk import TRBDF2, KenCarp4, Kvaerno3, Kvaerno5
 from isocline.solvers.euler_maruyama import EulerMaruyama
 from isocline.solvers.event import Event
@@ -131,6 +132,9 @@ __all__ = [
     "VectorField",
     "VirtualBrownianTree",
     "Yoshida4",
+    "odeint",
+    "odeint_adjoint",
+    "odeint_event",
     "solve",
     "solve_strict",
     "to_ito",

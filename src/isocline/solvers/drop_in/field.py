@@ -56,7 +56,8 @@ class Layout:
 
     def problem(self, func: Callable[[Tensor, Any], Any], start: Tensor, t0: Time, t1: Time) -> ODEProblem:
         """The equation ``dy/dt = func(t, y)`` from ``start``, a batch."""
-        field = _Field(func, self) if type(self.form) is not TensorForm or self.is_whole else _TensorField(func, self)
+        is_bare = isinstance(self.form, TensorForm) and not (self.is_whole or self.form.per_sample)
+        field = _TensorField(func, self) if is_bare else _Field(func, self)
         return ODEProblem(field, start, t0, t1, is_separable=self.form.per_sample)
 
 
@@ -76,16 +77,16 @@ class _Field:
 
 
 class _TensorField:
-    """The slope of a tensor that is its own batch; nothing is done that need not be."""
+    """The slope of a tensor under one clock; nothing is done that need not be."""
 
     def __init__(self, func: Callable[[Tensor, Any], Any], layout: Layout) -> None:
-        self.func, self.layout = func, layout
+        self.func, self.form, self.dtype = func, layout.form, layout.time_dtype
 
     def __call__(self, t: Tensor, y: Tensor, cond: Any) -> Tensor:
-        slope = self.func(self.layout.time(t), y)
+        slope = self.func(t.to(self.dtype), y)
         if isinstance(slope, Tensor) and slope.shape == y.shape and slope.dtype == y.dtype:
             return slope
-        return self.layout.form.slope(slope, y)
+        return self.form.slope(slope, y)
 
 
 def real_dtype(dtype: torch.dtype) -> torch.dtype:
