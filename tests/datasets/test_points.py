@@ -68,5 +68,5 @@ def test_splits_that_cannot_be_drawn_are_refused(sizes) -> None:
 
 def test_values_out_of_range_are_refused() -> None:
     for make in (lambda: TwoMoons(1), lambda: TwoMoons(9, noise=0.0), lambda: DigitComponents(1)):
-        with pytest.raises(ValueError, match="must be|at least"):
+        with pytest.raises(ValueError, match=r"must be|at least"):
             make()

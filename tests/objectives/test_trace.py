@@ -65,7 +65,6 @@ def test_hutch_plus_plus_is_exact_where_the_jacobians_rank_is_at_most_its_own() 
     exact = HutchPlusPlusTrace(rank=2)
     found = exact.measure(slope, x, exact.probe(x, draws()))
     torch.testing.assert_close(found.trace, low.trace().expand(20), atol=1e-10, rtol=0)
-    torch.testing.assert_close(found.square, low.square().sum().expand(20), atol=1e-9, rtol=0)
     short = HutchPlusPlusTrace(rank=1)
     assert short(slope, x, short.probe(x, draws())).std() > 1e-3
 

@@ -130,8 +130,9 @@ class HutchPlusPlusTrace(AbstractTrace):
 
     With S Gaussian ``(d, r)``, Q an orthonormal basis of JᵀS and P = I − QQᵀ,
     ``tr J = tr(QᵀJQ) + E[gᵀ P J P g]``, g random signs: unbiased for every Q, exact where rank J ≤ r. It needs
-    2r + K backward passes. (In few dimensions random signs, which the paper allows too, are often parallel.) Q is held constant in the derivative, which stays unbiased for the same reason and spares
-    the sketch's second derivatives.
+    2r + K backward passes. (The paper allows random signs for S too; in few dimensions they are often parallel.) Q is
+    held constant in the derivative, which stays unbiased for the same reason and spares the sketch's second
+    derivatives.
 
     Source: *Hutch++: Optimal Stochastic Trace Estimation*, Meyer, Musco, Musco and Woodruff, 2021, Algorithm 1 (with
     Jᵀ for its A, since backward passes multiply by Jᵀ).
