@@ -17,7 +17,7 @@ __all__ = ["DerivativeFreeMilstein", "Milstein"]
 class Milstein(AbstractSDEStepper):
     """``y1 = y + f Δt + g ΔW + g ∂g/∂y (ΔW² - |Δt|)/2``; for a Stratonovich problem without the ``|Δt|``.
 
-    Strong order 1 for diagonal noise, weak order 1. The derivative of the diffusion is taken in forward mode.
+    Strong order 1 for diagonal noise, weak order 1. The diffusion is evaluated once, on dual numbers.
 
     Source: Milstein (1974); Kloeden and Platen, Numerical Solution of Stochastic Differential Equations, section 10.3.
     """

@@ -13,9 +13,11 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+import isocline.solvers.dual_rules  # noqa: F401 - fills in the rules of Dual
 from isocline.shapes import expand_like
 from isocline.solvers.brownian import BrownianIncrement
 from isocline.solvers.dense import AbstractInterpolant
+from isocline.solvers.dual import Dual
 from isocline.solvers.problem import AbstractProblem, Calculus, SDEProblem, VectorField, fit_diffusion
 from isocline.solvers.rows import select_rows
 from isocline.solvers.stepper import AbstractStepper, StepResult
@@ -168,9 +170,11 @@ class SubstepInterpolant(AbstractInterpolant):
 
 
 def noise_derivative(diffusion: VectorField, t: Tensor, y: Tensor, cond: Any) -> tuple[Tensor, Tensor]:
-    """The diffusion g and ``g ∂g/∂y`` of diagonal noise, each of y's shape and dtype, by forward-mode differentiation.
+    """The diffusion g and ``g ∂g/∂y`` of diagonal noise, each of y's shape and dtype.
 
-    For diagonal noise the Jacobian of g is diagonal, and its product with g is one directional derivative.
+    The Jacobian of diagonal noise is diagonal: its diagonal is one directional derivative, that along the vector of
+    ones, found with g in one evaluation: on dual numbers or, where an operation has no rule for them, by PyTorch's
+    forward mode, which is ten times as slow for cheap diffusions.
 
     Args:
         diffusion: g; a state-free diffusion has derivative zero.
@@ -178,12 +182,22 @@ def noise_derivative(diffusion: VectorField, t: Tensor, y: Tensor, cond: Any) ->
         y: state, shape (B, *event).
         cond: handed to ``diffusion``.
     """
+    ones = torch.ones_like(y)
+    try:
+        found = _call(diffusion, t, Dual(y, ones[None]), cond)
+    # Whatever goes wrong on dual numbers is looked at again without: a mistake of the diffusion raises there too.
+    except Exception:
+        both = torch.func.jvp(lambda state: fit_diffusion(diffusion(t, state, cond), y).expand_as(y), (y,), (ones,))
+        return both[0], both[0] * both[1]
+    if not isinstance(found, Dual):
+        g = fit_diffusion(found, y).expand_as(y)
+        return g, torch.zeros_like(y)
+    g = fit_diffusion(found.primal, y).expand_as(y)
+    return g, g * found.tangent[0].to(y.dtype).expand_as(y)
 
-    def full(state: Tensor) -> Tensor:
-        return fit_diffusion(diffusion(t, state, cond), y).expand_as(y)
 
-    g = full(y)
-    return g, torch.func.jvp(full, (y,), (g,))[1]
+def _call(diffusion: Any, t: Tensor, y: Any, cond: Any) -> Any:
+    return diffusion(t, y, cond)
 
 
 @dataclass(frozen=True)
