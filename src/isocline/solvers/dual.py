@@ -68,6 +68,8 @@ class Dual:
 
     def __getattr__(self, name: str) -> Any:
         """A method or attribute of tensors that has a rule."""
+        if name.startswith("__"):
+            raise AttributeError(name)
         if name in _ATTRIBUTES:
             return getattr(self.primal, name)
         if name in _PARTS:

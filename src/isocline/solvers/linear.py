@@ -29,7 +29,7 @@ class _Inverse(AbstractFactors):
     transposed: Tensor
 
     def solve(self, right: Tensor) -> Tensor:
-        return torch.bmm(right[:, None], self.transposed)[:, 0]
+        return torch.bmm(right.unsqueeze(1), self.transposed).squeeze(1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,25 +83,23 @@ class AbstractRosenbrock(AbstractStiffStepper):
         if local.rate is not None:
             drift = (scaled * h) * local.rate
             sums, right = torch.addcmul(sums, weights.rates, drift), torch.add(right, drift, alpha=table.rates[0])
-        nodes = weights.nodes if dt.ndim == 0 else weights.nodes[:, None]
-        times = torch.addcmul(t0, nodes, dt).unbind(0)
+        times = weights.times(t0, t1)
         views = sums.unbind(0)
-        stages = []
+        recorded, closed, stages = torch.is_grad_enabled(), 0, []
         for index, column in enumerate(weights.columns):
             if index:
                 slope = local.value
                 if not table.repeats_first_slope(index):
-                    time = t1 if table.nodes[index] == 1 else times[index]
-                    slope = rows.flatten(problem.evaluate(time, rows.restore(views[0])))
-                right = torch.addcmul(views[1], scaled, slope)
-                sums, views = sums[2:], views[2:]
+                    slope = rows.flatten(problem.evaluate(times[index], rows.restore(views[closed])))
+                right = torch.addcmul(views[closed + 1], scaled, slope)
+                closed += 2
             stages.append(factors.solve(right))
-            if torch.is_grad_enabled():
-                sums = torch.addcmul(sums, column, stages[-1])
-                views = sums.unbind(0)
+            if recorded:
+                sums = torch.addcmul(sums[closed and 2 :], column, stages[-1])
+                views = (*views[:closed], *sums.unbind(0))
             else:
-                sums.addcmul_(column, stages[-1])
-        y1, error = views
+                sums[closed:].addcmul_(column, stages[-1])
+        y1, error = views[closed:]
         dense = RosenbrockInterpolant(table, rows, start, y1, tuple(stages))
         return StepResult(
             rows.restore(y1),
@@ -172,12 +170,21 @@ class _Weights(NamedTuple):
         rates: their coefficients of ``γ h² f_t``.
         columns: for each stage its coefficients in the accumulators that are still open.
         nodes: float64.
+        ends: for each stage whether it lies at the end of the step.
     """
 
     starts: Tensor
     rates: Tensor
     columns: tuple[Tensor, ...]
     nodes: Tensor
+    ends: tuple[bool, ...]
+
+    def times(self, t0: Tensor, t1: Tensor) -> list[Tensor]:
+        """Of each stage."""
+        dt = t1 - t0
+        nodes = self.nodes if dt.ndim == 0 else self.nodes[:, None]
+        times = torch.addcmul(t0, nodes, dt).unbind(0)
+        return [t1 if at_end else time for at_end, time in zip(self.ends, times, strict=True)]
 
 
 @functools.lru_cache(maxsize=64)
@@ -201,6 +208,7 @@ def _weights(table: RosenbrockTableau, dtype: torch.dtype, device: torch.device)
             column(rates),
             tuple(column([row[stage] for row, _ in order[2 * stage :]]) for stage in range(count)),
             torch.tensor(table.nodes, dtype=torch.float64, device=device),
+            tuple(node == 1 for node in table.nodes),
         )
 
 
