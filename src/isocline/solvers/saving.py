@@ -65,6 +65,7 @@ class SharedRecorder:
             self._keys = [signed[index] for index in self._order]
             self._ts = ts
         self._wants_end = not saveat.steps and saveat.ts is None
+        self._end = t1
         self._times: list[Tensor] = []
         self._states: list[Tensor | None] = [None] * (len(self._keys) or int(self._wants_end))
         self.start = self._begin(t0, y0)
@@ -130,7 +131,7 @@ class SharedRecorder:
 
     def ts(self) -> Tensor:
         """Save times on the CPU, shape (K,), or (K, B) where samples have their own spans."""
-        return self._ts if self._keys else torch.stack(self._times)
+        return self._ts if self._keys else torch.stack(self._times or [self._end])
 
     def states(self) -> Tensor:
         """Saved states, shape (K, B, *event), NaN where the solve did not get."""

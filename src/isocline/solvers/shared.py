@@ -71,7 +71,7 @@ def integrate_shared(
                 tally.fail(~_finite(y), Status.NON_FINITE)
             if verdict.jumps:
                 assert isinstance(pace, JointPace)
-                carry = stepper.init(problem, pace.beyond, y)
+                carry = stepper.init(problem, pace.leap(), y)
                 tally.nfe += stepper.init_nfe
         if verdict.failure is not None:
             tally.fail(torch.ones_like(tally.status, dtype=torch.bool), verdict.failure, at=pace)

@@ -1,0 +1,68 @@
+"""Times at which steps have to end: hit exactly, and the slope found again beyond a jump."""
+
+import pytest
+import torch
+
+from isocline.solvers import Dopri5, Heun, ODEProblem, PIDController, Tsit5, solve
+
+F64 = torch.float64
+JUMP = 1 / 3
+
+
+def switched(t, y, cond):
+    """-1 before the jump and +2 after it."""
+    slope = torch.where(t > JUMP, 2.0, -1.0).to(y.dtype)
+    return (slope if slope.ndim == 0 else slope[:, None]).expand_as(y)
+
+
+def seen_times(controller, t0=0.0, t1=1.0, batch=2):
+    times = []
+
+    def field(t, y, cond):
+        times.extend(t.reshape(-1).tolist())
+        return -y
+
+    solution = solve(ODEProblem(field, torch.ones(batch, 1, dtype=F64), t0, t1), Tsit5(), controller)
+    return set(times), solution
+
+
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize(("t0", "t1"), [(0.0, 1.0), (1.0, 0.0)])
+def test_stops_are_hit_exactly_in_both_directions(joint, t0, t1):
+    stops = [0.1, JUMP, 0.9, 7.0]
+    times, solution = seen_times(PIDController(1e-3, 1e-3, joint=joint, step_ts=stops), t0, t1)
+    assert {0.1, JUMP, 0.9, t1} <= times
+    assert max(times) <= 1.0
+    assert solution.stopped_at.tolist() == [t1, t1]
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_stops_cost_no_accuracy_and_are_not_the_end(joint):
+    controller = PIDController(1e-9, 1e-9, joint=joint, step_ts=[0.25, 0.5])
+    _, solution = seen_times(controller)
+    torch.testing.assert_close(solution.final, torch.full((2, 1), -1.0, dtype=F64).exp(), rtol=1e-8, atol=0.0)
+    assert solution.succeeded.all()
+
+
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("stepper", [Tsit5(), Dopri5(), Heun()])
+def test_a_jump_that_is_named_is_stepped_over_exactly_and_without_rejections(joint, stepper):
+    problem = ODEProblem(switched, torch.zeros(2, 1, dtype=F64), 0.0, 1.0)
+    named = solve(problem, stepper, PIDController(1e-10, 1e-10, joint=joint, jump_ts=[JUMP]))
+    blind = solve(problem, stepper, PIDController(1e-10, 1e-10, joint=joint))
+    torch.testing.assert_close(named.final, torch.ones(2, 1, dtype=F64), rtol=1e-13, atol=0.0)
+    assert named.stats.rejected.max() == 0
+    assert blind.stats.rejected.min() > 3
+    assert named.stats.nfe.max() < blind.stats.nfe.min()
+
+
+def test_samples_with_stops_are_independent_of_each_other():
+    y0 = torch.linspace(0.5, 2.0, 3, dtype=F64)[:, None]
+    controller = PIDController(1e-6, 1e-6, step_ts=[0.2], jump_ts=[JUMP])
+    t1 = torch.tensor([1.0, -0.3, 0.3], dtype=F64)
+    batch = solve(ODEProblem(lambda t, y, c: -y * y, y0, 0.0, t1), Tsit5(), controller)
+    for index in range(3):
+        rows = slice(index, index + 1)
+        alone = solve(ODEProblem(lambda t, y, c: -y * y, y0[rows], 0.0, t1[rows]), Tsit5(), controller)
+        assert torch.equal(alone.final[0], batch.final[index])
+        assert alone.stats.nfe[0] == batch.stats.nfe[index]
