@@ -80,7 +80,7 @@ def _row(model: Model, colours: Mapping[str, int]) -> tables.Row:
 
     def count(*names: str) -> tables.Cell:
         found = next((Reading.parse(counts[name]) for name in names if name in counts), None)
-        return tables.Cell(number(found.mean), value=found.mean) if found else tables.Cell()
+        return tables.Cell(f"{found.mean:.0f}", value=found.mean) if found else tables.Cell()
 
     size = tables.Cell(f"{model.parameters:,}".replace(",", "\u202f")) if model.parameters else tables.Cell()
     cells = (
