@@ -205,6 +205,27 @@ def test_on_a_grid_a_sample_that_fails_is_named_with_its_time():
         solve_strict(problem, Kvaerno3(), ConstantSteps(10))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_on_a_grid_stages_that_the_first_jacobian_does_not_solve_get_their_own(kind):
+    # Steps of half a unit through the fast arcs of the oscillation: the Jacobian at their start is of no use.
+    mu = torch.tensor([0.1, 1.0], dtype=torch.float64)
+    start = torch.tensor([[2.0, 0.0]], dtype=torch.float64).repeat(2, 1)
+
+    def run(rows):
+        with torch.no_grad():
+            return solve(ODEProblem(van_der_pol, start[rows], 0.0, 20.0, mu[rows]), kind(), ConstantSteps(40))
+
+    both = run(slice(None))
+    assert both.succeeded.all()
+    assert both.stats.jacobians[0] == 40
+    assert both.stats.jacobians[1] > 40
+    for sample in range(2):
+        alone = run([sample])
+        assert torch.equal(alone.final[0], both.final[sample])
+        assert alone.stats.nfe[0] == both.stats.nfe[sample]
+        assert alone.stats.jacobians[0] == both.stats.jacobians[sample]
+
+
 def test_a_jacobian_that_is_not_finite_ends_its_sample_and_no_other():
     cond = torch.tensor([[1e3, 1.0], [1e3, math.nan]], dtype=torch.float64)
     y0, control = torch.ones(2, 1, dtype=torch.float64), PIDController(1e-4, 1e-6)

@@ -110,10 +110,10 @@ class AbstractESDIRK(AbstractStiffStepper):
             state, rises, error = self._solve(setting, factors, start.detach(), first.detach())
             if self.tableau.filtered:
                 error = factors.solve(error)
-        y1, nfe, jacobians = state.point, local.nfe + state.nfe, 1
+        y1, nfe, jacobians = state.point, local.nfe + state.nfe, 1 + state.jacobians
         if torch.is_grad_enabled() and (start.requires_grad or first.requires_grad):
             y1, rises, work = self._attach(setting, start, first, rises)
-            nfe, jacobians = nfe + work, len(rises)
+            nfe, jacobians = nfe + work, jacobians + len(rises) - 1
         # A step of no length, of a sample that is done, has no slope.
         slope = rises[-1] / torch.where(h == 0, 1.0, h)
         return StepResult(
@@ -143,7 +143,12 @@ class AbstractESDIRK(AbstractStiffStepper):
         sums = torch.addcmul(weights.starts * start, weights.columns[0], first)
         for stage, time in enumerate(setting.times[1:], 1):
             equation = setting.equation(time, sums[1])
-            state = state.solve(equation, factors, sums[0], tightness, self._newton)
+            before, state = state, state.solve(equation, factors, sums[0], tightness, self._newton)
+            if self._newton.rtol is None and state.failed is not None and bool(state.failed.any()):
+                # On a grid the step cannot be made smaller.
+                state = state.solve_again(
+                    before, equation, functools.partial(setting.factorize_at, time), tightness, self._newton
+                )
             rises.append((state.point - equation.base).mul_(1 / gamma))
             sums = sums[2:].addcmul_(weights.columns[stage], rises[-1])
         return state, rises, sums[0]
@@ -229,6 +234,11 @@ class _Setting(NamedTuple):
     def factorize(self, local: Linearization) -> AbstractFactors:
         """``I - hγJ``."""
         return factorize(shifted(local.jacobian, self.scaled))
+
+    def factorize_at(self, time: Tensor, point: Tensor) -> tuple[AbstractFactors, int]:
+        """``I - hγJ`` with the Jacobian at another point, and the evaluations that it cost."""
+        local = self.linearizer.evaluate(self.problem, time, self.rows.restore(point), self.rows)
+        return self.factorize(local), local.nfe
 
     def equation(self, time: Tensor, base: Tensor) -> StageEquation:
         """Of one stage."""

@@ -6,6 +6,7 @@ A sample that has converged is frozen, so that what it becomes does not depend o
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -115,12 +116,14 @@ class NewtonState(NamedTuple):
             in the stage before.
         failed: samples that did not converge, bool, shape (B,); None as long as there are none.
         nfe: evaluations that each sample needed, an int as long as it is the same for all.
+        jacobians: those that `solve_again` needed for each sample, one factorization each.
     """
 
     point: Tensor
     limit: Tensor
     failed: Tensor | None
     nfe: int | Tensor
+    jacobians: int | Tensor = 0
 
     @classmethod
     def start(cls, point: Tensor) -> NewtonState:
@@ -174,7 +177,42 @@ class NewtonState(NamedTuple):
                 if bool(over.all()):
                     break
             done, last = over, size
-        return NewtonState(point, limit, failed, nfe)
+        return NewtonState(point, limit, failed, nfe, self.jacobians)
+
+    def solve_again(
+        self,
+        before: NewtonState,
+        equation: StageEquation,
+        factorize_at: Callable[[Tensor], tuple[AbstractFactors, int]],
+        tightness: Tensor,
+        settings: NewtonSettings,
+    ) -> NewtonState:
+        """Solve the latest stage again, where it failed, by Newton's method proper, from the stage before.
+
+        Args:
+            before: the stage before.
+            equation: the stage's.
+            factorize_at: factors of ``I - hγJ`` at a point, and the evaluations that they cost.
+            tightness: reciprocal of the error allowed, shape (B, N).
+            settings: when the iteration ends.
+        """
+        assert self.failed is not None
+        fresh = self.failed if before.failed is None else self.failed & ~before.failed
+        done, nfe, jacobians = ~fresh, self.nfe, self.jacobians
+        point, last = torch.where(fresh[:, None], before.point, self.point), torch.full_like(self.limit, torch.inf)
+        for _ in range(settings.most_iterations):
+            if bool(done.all()):
+                break
+            factors, cost = factorize_at(point)
+            change = factors.solve(equation.residual(point))
+            point = torch.where(done[:, None], point, point + change)
+            nfe, jacobians = nfe + (cost + 1) * ~done, jacobians + (~done).long()
+            size = (change * tightness).abs_().amax(1)
+            # Convergence is quadratic: a change this small leaves nothing.
+            done = done | (size <= 1) | ((size >= last) & (size <= settings.stall))
+            last = size
+        failed = ~done if before.failed is None else ~done | before.failed
+        return NewtonState(point, torch.where(fresh, 1.0, self.limit), failed, nfe, jacobians)
 
 
 def _is_lost(size: Tensor, limit: Tensor, left: int, first: bool) -> Tensor:
