@@ -261,7 +261,7 @@ class PIDController(AbstractAdaptiveController):
     jump_ts: Sequence[float] | Tensor = ()
 
     def __post_init__(self) -> None:
-        smallest = float(torch.as_tensor(self.atol).min())
+        smallest = float(self.atol.min()) if isinstance(self.atol, Tensor) else self.atol
         in_range = {
             "rtol": self.rtol >= 0,
             "atol": smallest >= 0 and self.rtol + smallest > 0,
