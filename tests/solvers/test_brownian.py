@@ -67,6 +67,15 @@ def test_covariances_of_the_path_and_its_integral_are_those_of_brownian_motion(l
     assert torch.allclose(w @ area.T, cross, atol=1e-12)
 
 
+@pytest.mark.parametrize("depth", [0, 1, 3])
+def test_each_value_within_a_wide_leaf_has_its_exact_law(depth):
+    for t in (0.05 * SPAN, 0.3 * SPAN, 0.8 * SPAN):
+        w, area = loadings([t], depth)
+        assert float((w * w).sum()) == pytest.approx(t, abs=1e-12)
+        assert float((w * area).sum()) == pytest.approx(t * t / 2, abs=1e-12)
+        assert float((area * area).sum()) == pytest.approx(t**3 / 3, abs=1e-12)
+
+
 @settings(max_examples=60, deadline=None)
 @given(TIMES)
 def test_the_inside_of_an_interval_is_a_bridge(leaves):

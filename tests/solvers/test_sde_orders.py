@@ -92,7 +92,7 @@ def strong_order(problem, stepper, exact, counts):
 
 @pytest.mark.parametrize(
     ("stepper", "calculus", "order", "span"),
-    [(*case, FORWARD) for case in MULTIPLICATIVE] + [(*MULTIPLICATIVE[place], REVERSED) for place in (1, 5, 6)],
+    [(*case, FORWARD) for case in MULTIPLICATIVE] + [(*MULTIPLICATIVE[place], REVERSED) for place in (1, 3, 5, 6)],
 )
 def test_geometric_brownian_motion_converges_strongly_with_the_nominal_order(stepper, calculus, order, span):
     problem, exact = geometric(span, calculus, 3000, 1)
