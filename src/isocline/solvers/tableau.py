@@ -38,7 +38,7 @@ class Tableau:
         error_order: order of the embedded method plus one.
         dense: S rows of coefficients of θ, θ², …, or None where the slope at the end of the step is not a stage. With
             extra stages, S + X rows.
-        second_error: second set of error weights e', or None. The estimate is then ``e² / sqrt(e² + 0.01 e'²)``.
+        second_error: second set of error weights e', or None. The estimate is then ``e ‖e‖ / sqrt(‖e‖² + 0.01 ‖e'‖²)``.
         extra_a: rows of X more stages that only the dense output needs.
         extra_c: their nodes.
     """
