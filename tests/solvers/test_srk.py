@@ -112,6 +112,25 @@ def test_a_step_costs_two_evaluations_of_the_drift(stepper):
     assert len(calls) == 14
 
 
+@pytest.mark.parametrize(
+    ("stepper", "drifts", "diffusions"), [(SRIW1(), [0, 0.75], [0, 0.25, 1, 0.25]), (ShARK(), [0, 5 / 6], [0, 1])]
+)
+def test_stages_are_at_the_nodes_of_the_published_tables(stepper, drifts, diffusions):
+    seen = [], []
+
+    def drift(t, y, c):
+        seen[0].append(float(t))
+        return -y
+
+    def diffusion(t, y, c):
+        seen[1].append(float(t))
+        return torch.ones((), dtype=F64)
+
+    step(stepper, drift, diffusion, 0.4, torch.ones(2, 1, dtype=F64))
+    assert seen[0] == pytest.approx([0.4 * c for c in drifts])
+    assert seen[1] == pytest.approx([0.4 * c for c in diffusions])
+
+
 @pytest.mark.parametrize("stepper", [SRIW1(), ShARK()])
 def test_an_empty_step_stays_where_it_is(stepper):
     # Samples that are done take empty steps while others go on.
