@@ -13,7 +13,7 @@ from isocline.solvers.controller import AbstractAdaptiveController
 from isocline.solvers.problem import AbstractProblem, ODEProblem, VectorField
 from isocline.solvers.rows import map_tensors, merge_rows
 from isocline.solvers.stepper import AbstractStepper
-from isocline.solvers.trial import Clocks, Trial, try_step
+from isocline.solvers.trial import Clocks, Trial, raised, try_step
 
 __all__ = ["CompiledStep"]
 
@@ -111,7 +111,8 @@ def _whole_step(
             accept, (trial.target, result.y1, result.carry, trial.memory), (now.t, now.y, now.carry, now.memory)
         )
         ends = accept & (trial.target == now.t1)
-        moved = Clocks(t, now.t1, trial.size, y, carry, memory, now.alive & ~ends)
+        size = raised(trial.size, accept, now, controller.dt_min)
+        moved = Clocks(t, now.t1, size, y, carry, memory, now.alive & ~ends)
         counts = torch.stack([accept.sum(), ends.sum()])
         return trial._replace(result=result, accept=accept, moved=moved, counts=counts)
 

@@ -15,16 +15,14 @@ from isocline.solvers.saving import SampleRecorder
 from isocline.solvers.solution import SaveAt, Solution, Statistics, Status
 from isocline.solvers.stepper import AbstractStepper, StepResult
 from isocline.solvers.tape import AbstractTape, Saved, StepRecord
-from isocline.solvers.trial import Clocks, Trial, try_step
+from isocline.solvers.trial import Clocks, Trial, raised, smallest_step, try_step
 
 __all__ = ["integrate_samples"]
 
-_ULP = 4 * torch.finfo(torch.float64).eps
 _PATIENCE = 4
 """Rounds between two looks for samples that are stuck at the smallest step."""
 _CROWDED = 0.8
 """Share of living samples at which the others are taken out."""
-_TINY = 1e-300
 
 
 class _Loop:
@@ -119,7 +117,7 @@ class _Loop:
         if trial.moved is not None:
             assert trial.counts is not None
             taken, finished = trial.counts.tolist()
-            checks = bool(self.controller.dt_min) or self.rounds % _PATIENCE == 0 or result.y1.requires_grad
+            checks = self.rounds % _PATIENCE == 0 or result.y1.requires_grad
             if checks and taken < self.living:
                 return False
             self.count.accepted.add_(trial.accept)
@@ -145,8 +143,7 @@ class _Loop:
         if self.event is not None:
             accept, crossing = self._watch(self.event, trial, accept)
         count.accepted.add_(accept)
-        if self.controller.dt_min or self.rounds % _PATIENCE == 0:
-            size = self._raised(size, accept)
+        size = raised(size, accept, now, self.controller.dt_min)
         if retry is not None:
             size = torch.where(retry, now.size, size)
         if crossing is not None:
@@ -174,15 +171,6 @@ class _Loop:
             count.work[0].add_(recorded.cost)
         if self.tape is not None:
             self._tell(self.tape, trial, accept, taken, recorded.saved)
-
-    def _raised(self, size: Tensor, accept: Tensor) -> Tensor:
-        """Steps to try next: after a rejection, not below the floor."""
-        floor = self._floor(self.now.t)
-        low = torch.gt(size.abs() < floor, accept)
-        return torch.where(low, torch.copysign(floor, self.now.size), size)
-
-    def _floor(self, t: Tensor) -> Tensor:
-        return t.abs().mul_(_ULP).clamp_(min=max(self.controller.dt_min, _TINY))
 
     def _move(self, trial: Trial, accept: Tensor, size: Tensor) -> None:
         now, result = self.now, trial.result
@@ -264,7 +252,7 @@ class _Loop:
         """End samples whose step was rejected at the smallest size, or has shrunk to nothing."""
         # The step asked for counts, not only the one taken: t + dt rounds, possibly to a little more than the floor.
         length = torch.minimum(trial.tried.abs(), before.size.abs())
-        stuck = self.now.alive & (length <= self._floor(before.t)) & ~(accept & (length > 0))
+        stuck = self.now.alive & (length <= smallest_step(before.t, self.controller.dt_min)) & ~(accept & (length > 0))
         if retry is not None:
             stuck &= ~retry
         number = int(stuck.sum())
@@ -376,7 +364,7 @@ def _per_sample(time: Time, y0: Tensor) -> Tensor:
     value = torch.as_tensor(time, dtype=torch.float64, device=y0.device)
     if value.ndim > 1 or (value.ndim and value.shape[0] != len(y0)):
         raise ValueError(f"a time has shape {tuple(value.shape)}; expected a float or ({len(y0)},), one per sample")
-    return value.detach().expand(len(y0)).clone()
+    return value.detach().expand(len(y0)).clone(memory_format=torch.contiguous_format)
 
 
 def _stops(controller: AbstractAdaptiveController, device: torch.device) -> tuple[Tensor | None, Tensor | None]:

@@ -11,7 +11,10 @@ from isocline.solvers.controller import AbstractAdaptiveController
 from isocline.solvers.problem import AbstractProblem
 from isocline.solvers.stepper import AbstractStepper, StepResult
 
-__all__ = ["Clocks", "Trial", "try_step"]
+__all__ = ["Clocks", "Trial", "raised", "smallest_step", "try_step"]
+
+_ULP = 4 * torch.finfo(torch.float64).eps
+_TINY = 1e-300
 
 
 class Clocks(NamedTuple):
@@ -99,3 +102,15 @@ def try_step(
         if controller.dt_max < torch.inf:
             size = size.clamp_(-controller.dt_max, controller.dt_max)
     return Trial(target, tried, size, result, accept, memory, log_norm, last)
+
+
+def smallest_step(t: Tensor, dt_min: float) -> Tensor:
+    """The least length of a step: ``dt_min``, and some units of rounding of ``t``, lest a step leads nowhere."""
+    return t.abs().mul_(_ULP).clamp_(min=max(dt_min, _TINY))
+
+
+def raised(size: Tensor, accept: Tensor, now: Clocks, dt_min: float) -> Tensor:
+    """Steps to try next: after a rejection, not below the smallest."""
+    floor = smallest_step(now.t, dt_min)
+    low = torch.gt(size.abs() < floor, accept)
+    return torch.where(low, torch.copysign(floor, now.size), size)
