@@ -1,115 +1,229 @@
-"""Overhead, evaluations and error of the solvers, side by side with torchdiffeq.
+"""Overhead, speed, evaluations and errors of the explicit solvers, side by side with torchdiffeq, torchode and diffrax.
 
-Run: ``OMP_NUM_THREADS=1 python bench/solvers.py [--repeats 15]``. Cases are interleaved, figures
-are medians and ratios. Times are processor time of the one thread used, so that other
-work on the machine matters little.
-Overhead is the time per evaluation less that of the bare field in the same process.
+Run: ``OMP_NUM_THREADS=1 python bench/solvers.py [--repeats 5] [--figures docs/images] [--no-compile]``. All in one
+process on one thread; cases are interleaved, figures are medians of processor seconds and ratios of them, so that other
+work on the machine matters little. Peers that are not installed are left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
+import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
 
 import torch
-import torchdiffeq
+from torch import Tensor
 
-from isocline.solvers import RK4, ConstantSteps, Dopri5, Euler, Heun, ODEProblem, PIDController, solve
+from isocline.solvers import Dopri8, ODEProblem, PIDController, Tsit5, solve
+from isocline.solvers.compiled import CompiledStep
+from solver_cases import peers, problems
+from solver_cases.problems import Problem
 
-STEPS = 32
-RTOL, ATOL = 1e-6, 1e-8
+TOLERANCES = (1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
+REFERENCE = 1e-6
 
 
-def field(t, y, cond=None):
-    return torch.stack([y[:, 1], (1 - y[:, 0] ** 2) * y[:, 1] - y[:, 0]], 1)
-
-
-def medians(cases: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+def medians(cases: dict[str, Callable[[], object]], repeats: int, warm: int = 2) -> dict[str, float]:
     """Processor seconds per call of every case, calls interleaved."""
     times: dict[str, list[float]] = {name: [] for name in cases}
-    for repeat in range(repeats + 2):
+    for repeat in range(repeats + warm):
         for name, run in cases.items():
-            start = time.thread_time()
+            start = time.process_time()
             run()
-            if repeat >= 2:
-                times[name].append(time.thread_time() - start)
+            if repeat >= warm:
+                times[name].append(time.process_time() - start)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def fixed_steps(batch: int, repeats: int) -> list[str]:
-    y0 = torch.randn(batch, 2, generator=torch.Generator().manual_seed(0))
-    grid = torch.linspace(0, 1, STEPS + 1, dtype=torch.float64)
-    t = torch.tensor(0.5, dtype=torch.float64)
+def calls_of(problem: Problem, make: Callable[[Problem], peers.Run]) -> list[tuple[Any, ...]]:
+    """The arguments of every call of the field that a solver makes."""
+    calls: list[tuple[Any, ...]] = []
+
+    def field(t: Any, y: Tensor, cond: Any) -> Tensor:
+        calls.append((t, y, cond))
+        return problem.field(t, y, cond)
+
+    make(Problem(problem.name, field, problem.y0, problem.t1, problem.cond)).call()
+    return calls
+
+
+def overhead(problem: Problem, rtol: float, repeats: int, step: CompiledStep | None) -> str:
+    """Time of a solve over that of the very same calls of the bare field."""
+    makers: dict[str, Callable[[Problem], peers.Run]] = {
+        "ours": lambda p: peers.isocline(p, rtol, rtol),
+        "joint": lambda p: peers.isocline(p, rtol, rtol, joint=True),
+    }
+    if "torchdiffeq" in peers.available():
+        makers["torchdiffeq"] = lambda p: peers.torchdiffeq(p, rtol, rtol)
+    if "torchode" in peers.available():
+        makers["torchode"] = lambda p: peers.torchode(p, rtol, rtol)
+    cases: dict[str, Callable[[], object]] = {}
+    calls = {name: calls_of(problem, make) for name, make in makers.items()}
+    for name, make in makers.items():
+        cases[name] = make(problem).call
+        cases[f"bare {name}"] = lambda args=calls[name]: [problem.field(*each) for each in args]
+    if step is not None:
+        cases["compiled"] = peers.isocline(problem, rtol, rtol, compiled=step).call
+    seconds = medians(cases, repeats)
+    bare = 1e6 * seconds["bare ours"] / len(calls["ours"])
+    cells = [f"{seconds[name] / seconds[f'bare {name}']:.2f}" if name in makers else "–" for name in NAMES]
+    compiled = f"{seconds['compiled'] / seconds['bare ours']:.2f}" if step is not None else "–"
+    return f"| {problem.name} | {len(calls['ours'])} | {bare:.1f} | {' | '.join(cells)} | {compiled} |"
+
+
+NAMES = ("ours", "joint", "torchdiffeq", "torchode")
+
+
+def exact(problem: Problem) -> Tensor:
+    """The end state at a tolerance that makes it exact for our purposes."""
+    equation = ODEProblem(problem.field, problem.y0, 0.0, problem.t1, problem.cond)
+    return solve(equation, Dopri8(), PIDController(1e-12, 1e-13, max_steps=1_000_000)).final
+
+
+Point = tuple[float, float, float]
+"""Worst error of a sample, processor seconds, evaluations per sample."""
+
+
+def work_precision(
+    problem: Problem, tolerances: Iterable[float], repeats: int, step: CompiledStep | None
+) -> dict[str, list[Point]]:
+    """Every solver at every tolerance."""
+    truth = exact(problem)
+    points: dict[str, list[Point]] = {}
+    for tolerance in tolerances:
+        runs = [peers.isocline(problem, tolerance, tolerance, method) for method in ("tsit5", "dopri5")]
+        if step is not None and tolerance == REFERENCE:
+            runs.append(peers.isocline(problem, tolerance, tolerance, compiled=step))
+        runs += peers.peers(problem, tolerance, tolerance)
+        found = {run.name: run.call() for run in runs}
+        seconds = medians({run.name: run.call for run in runs}, repeats, warm=1)
+        for run in runs:
+            result = found[run.name]
+            error = float((run.read(result) - truth).abs().amax(1).max())
+            points.setdefault(run.name, []).append((error, seconds[run.name], run.evaluations(result)))
+    return points
+
+
+def at_no_worse_error(points: dict[str, list[Point]], reference: Point) -> list[str]:
+    """The cheapest point of every solver whose worst error is not above the reference's."""
     rows = []
-    for stepper, method in ((Euler(), "euler"), (Heun(), "heun2"), (RK4(), "rk4")):
-        nfe = STEPS * stepper.nfe_per_step
-        cases = {
-            "bare": lambda nfe=nfe: [field(t, y0) for _ in range(nfe)],
-            "ours": lambda stepper=stepper: solve(ODEProblem(field, y0, 0.0, 1.0), stepper, ConstantSteps(STEPS)),
-            "peer": lambda method=method: torchdiffeq.odeint(
-                field, y0, grid[[0, -1]], method=method, options={"step_size": 1 / STEPS}
-            ),
-        }
-        with torch.no_grad():
-            seconds = medians(cases, repeats)
-        bare, ours, peer = (1e6 * seconds[name] / nfe for name in ("bare", "ours", "peer"))
-        rows.append(
-            f"| {method} | {batch} | {nfe} | {bare:.1f} | {ours - bare:.1f} | {peer - bare:.1f} "
-            f"| {(ours - bare) / (peer - bare):.2f} | {ours / peer:.2f} |"
-        )
+    for name, found in points.items():
+        good = [point for point in found if point[0] <= reference[0] * 1.0001]
+        if not good:
+            rows.append(f"| {name} | not reached | | | |")
+            continue
+        error, seconds, evaluations = min(good, key=lambda point: point[1])
+        ratio = seconds / reference[1]
+        rows.append(f"| {name} | {error:.1e} | {evaluations:.0f} | {1e3 * seconds:.0f} | {ratio:.2f} |")
     return rows
 
 
-def adaptive_steps(batch: int, repeats: int) -> str:
-    y0 = torch.randn(batch, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    span = torch.tensor([0.0, 10.0], dtype=torch.float64)
-    calls = [0]
+def draw(problem: Problem, points: dict[str, list[Point]], path: Path) -> None:
+    """Work against precision."""
+    import matplotlib
 
-    def counted(t, y):
-        calls[0] += 1
-        return field(t, y)
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
 
-    problem, controller = ODEProblem(field, y0, 0.0, 10.0), PIDController(RTOL, ATOL)
-    with torch.no_grad():
-        ours = solve(problem, Dopri5(), controller)
-        peer = torchdiffeq.odeint(counted, y0, span, method="dopri5", rtol=RTOL, atol=ATOL)[-1]
-        peer_nfe = calls[0]
-        exact = solve(problem, Dopri5(), PIDController(1e-12, 1e-13)).final
-        seconds = medians(
-            {
-                "ours": lambda: solve(problem, Dopri5(), controller),
-                "peer": lambda: torchdiffeq.odeint(field, y0, span, method="dopri5", rtol=RTOL, atol=ATOL),
-            },
-            repeats,
-        )
-    mean_nfe, most = float(ours.stats.nfe.double().mean()), int(ours.stats.nfe.max())
-    return (
-        f"| {batch} | {mean_nfe:.0f} ({most}) | {peer_nfe} | {float((ours.final - exact).abs().max()):.1e} "
-        f"| {float((peer - exact).abs().max()):.1e} | {1e3 * seconds['ours']:.1f} | {1e3 * seconds['peer']:.1f} "
-        f"| {seconds['ours'] / seconds['peer']:.2f} |"
-    )
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), constrained_layout=True)
+    for axis, index, label in ((axes[0], 1, "processor seconds"), (axes[1], 2, "evaluations per sample")):
+        for name, found in points.items():
+            errors, work = [point[0] for point in found], [point[index] for point in found]
+            axis.loglog(errors, work, "o-" if len(found) > 1 else "*", ms=5, label=name)
+        axis.set_xlabel("worst error of a sample")
+        axis.set_ylabel(label)
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize=7)
+    figure.suptitle(f"{problem.name}, batch {len(problem.y0)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def compaction(problem: Problem, rtol: float) -> str:
+    """Evaluations of samples against what each needs."""
+    evaluated = sum(len(y) for _, y, _ in calls_of(problem, lambda p: peers.isocline(p, rtol, rtol)))
+    equation = ODEProblem(problem.field, problem.y0, 0.0, problem.t1, problem.cond)
+    nfe = solve(equation, Tsit5(), PIDController(rtol, rtol)).stats.nfe
+    need, lock_step = int(nfe.sum()), int(nfe.max()) * len(nfe)
+    return f"| {problem.name} | {evaluated / need:.2f} | {lock_step / need:.2f} |"
+
+
+def high_order(tolerance: float) -> list[str]:
+    """Evaluations of the order-8 pair against SciPy's DOP853, one sample."""
+    from scipy.integrate import solve_ivp
+
+    rows = []
+    for problem in problems.singles():
+        truth = exact(problem)[0]
+
+        def scalar(t: float, y: Any, problem: Problem = problem) -> Any:
+            return problem.field(t, torch.from_numpy(y)[None], problem.cond)[0].numpy()
+
+        span, start = (0.0, problem.t1), problem.y0[0].numpy()
+        theirs = solve_ivp(scalar, span, start, "DOP853", rtol=tolerance, atol=tolerance)
+        equation = ODEProblem(problem.field, problem.y0, 0.0, problem.t1, problem.cond)
+        ours = solve(equation, Dopri8(), PIDController(tolerance, tolerance))
+        errors = [float((end - truth).abs().max()) for end in (ours.final[0], torch.from_numpy(theirs.y[:, -1]))]
+        rows.append(f"| {problem.name} | {int(ours.stats.nfe)} | {theirs.nfev} | {errors[0]:.1e} | {errors[1]:.1e} |")
+    return rows
+
+
+def table(header: str, rows: Iterable[str]) -> None:
+    """Print a table as it grows."""
+    print(f"\n{header}\n|{'---|' * (header.count('|') - 1)}")
+    for row in rows:
+        print(row, flush=True)
 
 
 def main() -> None:
+    """Run everything."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=15)
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--figures", type=Path, help="folder for work-precision-*.png")
+    parser.add_argument("--no-compile", action="store_true", help="leave out compiled steps")
+    parser.add_argument("--batch", type=int, default=1024)
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"torch {torch.__version__}, torchdiffeq {torchdiffeq.__version__}, {repeats} interleaved repeats, medians\n")
-    print(f"Fixed grid, {STEPS} steps, van der Pol (μ = 1), float32; microseconds per evaluation\n")
-    print("| method | batch | NFE | bare field | overhead | overhead, torchdiffeq | overhead ratio | time ratio |")
-    print("|---|---|---|---|---|---|---|---|")
-    for batch in (1, 64, 1024):
-        print("\n".join(fixed_steps(batch, repeats)), flush=True)
-    print(f"\ndopri5, rtol {RTOL:g}, atol {ATOL:g}, van der Pol (μ = 1) to t = 10, float64; ours steps samples apart\n")
-    print(
-        "| batch | NFE mean (max) | NFE, torchdiffeq | error | error, torchdiffeq | ms | ms, torchdiffeq | time ratio |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
-    for batch in (1, 64, 1024):
-        print(adaptive_steps(batch, max(3, repeats // 3)), flush=True)
+    step = None if args.no_compile else CompiledStep()
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", *peers.available())]
+    print(f"{', '.join(versions)}; {args.repeats} interleaved repeats, medians of processor seconds, one thread")
+    with torch.no_grad():
+        wide = [problems.mlp(64, 1024), problems.mlp(512, 256), problems.van_der_pol(1024, 1.0, 1.0)]
+        print("\n## Overhead: time of a solve over that of the same calls of the bare field (tsit5, tolerances 1e-6)")
+        names = "ours | ours, joint | torchdiffeq (dopri5) | torchode"
+        table(
+            f"| problem | calls | bare call, µs | {names} | ours, compiled |",
+            (overhead(each, REFERENCE, args.repeats, step) for each in wide),
+        )
+        table(
+            f"| problem, one sample | calls | bare call, µs | {names} | ours, compiled |",
+            (overhead(each, REFERENCE, args.repeats, None) for each in problems.singles()),
+        )
+        print("\n## Heterogeneous batches: cheapest run whose worst sample is no worse than ours at 1e-6")
+        batches = problems.heterogeneous(args.batch)
+        for problem in batches:
+            points = work_precision(problem, TOLERANCES, max(2, args.repeats // 2), step)
+            reference = points["isocline tsit5"][TOLERANCES.index(REFERENCE)]
+            print(f"\n{problem.name}, batch {args.batch}")
+            table(
+                "| solver | worst error | evaluations per sample | ms | time / ours |",
+                at_no_worse_error(points, reference),
+            )
+            if args.figures is not None:
+                name = problem.name.split()[0].lower().replace("–", "-")
+                draw(problem, points, args.figures / f"work-precision-{name}.png")
+        print("\n## Evaluations of samples over what each needs alone (lock step: what a batch that stays whole makes)")
+        table("| problem | ours | lock step |", (compaction(problem, REFERENCE) for problem in batches))
+        print("\n## Order 8 against SciPy's DOP853, rtol = atol = 1e-8, one sample")
+        table("| problem | evaluations | DOP853 | error | error, DOP853 |", high_order(1e-8))
 
 
 if __name__ == "__main__":

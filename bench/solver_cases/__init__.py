@@ -1,0 +1,1 @@
+"""What bench/solvers.py compares: problems, and solvers under one interface."""
