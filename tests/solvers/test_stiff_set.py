@@ -16,7 +16,7 @@ from stiff_problems import (
     VAN_DER_POL,
 )
 
-from isocline.solvers import Auto, Kvaerno3, Kvaerno5, PIDController, Rodas4, Rodas5P, Tsit5, solve
+from isocline.solvers import Auto, Kvaerno3, Kvaerno5, ODEProblem, PIDController, Rodas4, Rodas5P, Tsit5, solve
 
 BY_NAME = [pytest.param(problem, id=problem.name) for problem in STIFF_SET]
 LONG = [pytest.param(problem, id=problem.name) for problem in LONG_SET]
@@ -62,10 +62,21 @@ def test_other_stiff_steppers_solve_the_set_too(problem, stepper):
 @pytest.mark.parametrize("problem", LONG)
 @pytest.mark.parametrize("rtol", [1e-3, 1e-6])
 def test_steps_span_eleven_decades_of_time(problem, rtol):
-    # The smallest step allowed is a few units of rounding of t: relative to t1 it would be larger than the first steps.
     solution = run(problem, Kvaerno5(), rtol)
     assert solution.succeeded.all()
     assert problem.error(solution.final[0]) < 100 * rtol
+
+
+@pytest.mark.parametrize("stepper", [Rodas5P(), Kvaerno5()], ids=["Rodas5P", "Kvaerno5"])
+def test_the_smallest_step_is_relative_to_the_time_reached_and_not_to_the_span(stepper):
+    # y' = -y³ from 1e6 changes within 1e-12, over a span of 1e11: the solution is (1e-12 + 2t)^(-1/2). The first step
+    # tried is far too long.
+    start = torch.full((1, 1), 1e6, dtype=torch.float64)
+    problem = ODEProblem(lambda t, y, cond: -(y**3), start, 0.0, 1e11)
+    with torch.no_grad():
+        solution = solve(problem, stepper, PIDController(1e-6, 0.0, dt0=1.0))
+    assert solution.succeeded.all()
+    assert float(solution.final) == pytest.approx(2e11**-0.5, rel=1e-4)
 
 
 def test_rodas5p_finishes_long_problems_too_and_keeps_robertsons_digits():
