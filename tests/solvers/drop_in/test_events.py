@@ -74,6 +74,15 @@ def test_a_condition_that_is_zero_at_the_start_counts_from_where_it_is_not():
         assert_close(time, double(math.pi)[0], rtol=1e-6, atol=0)
 
 
+def test_such_a_condition_hides_no_other_that_changes_sign_in_the_first_step():
+    def conditions(t, y):
+        return torch.stack([y[1], y[0] - 0.9])
+
+    start, options = double(1.0, 0.0), {"step_size": 0.5}
+    time, _ = odeint(circle, start, double(0.0, 1.0), event_fn=conditions, method="rk4", options=options)
+    assert_close(time, double(0.9).arccos()[0], rtol=1e-3, atol=0)
+
+
 def test_per_sample_each_row_has_its_own_event():
     levels = torch.linspace(0.1, 0.9, 5, dtype=DOUBLE)
     y0 = torch.stack([torch.ones_like(levels), torch.zeros_like(levels), levels], -1)
@@ -99,8 +108,8 @@ def test_events_that_cannot_be_found_are_errors():
     def never(t, y):
         return y[0] + 9
 
-    with pytest.raises(SolverError, match=r"rk4: stopped at t=200 .*no event"):
-        odeint(circle, start, t, event_fn=never, method="rk4", options={"step_size": 0.01})
+    with pytest.raises(SolverError, match=r"euler: stopped at t=20 .*no event"):
+        odeint(circle, start, t, event_fn=never, method="euler", options={"step_size": 0.001})
     with pytest.raises(AssertionError, match="max_num_steps exceeded"):
         odeint(circle, start, t, event_fn=never, options={"max_num_steps": 50})
     with pytest.raises(ValueError, match=r"len\(t\) == 2"):

@@ -55,12 +55,13 @@ def test_adams_methods_of_order_two_are_of_order_two():
 @pytest.mark.parametrize("method", ["dopri5", "bosh3", "fehlberg2", "adaptive_heun", "dopri8"])
 def test_adaptive_methods_agree_with_torchdiffeq_within_their_tolerance(method):
     arguments = (smooth, double(1.0, -0.4), double(0.0, 0.3, 2.0))
-    ours = odeint(*arguments, method=method, rtol=1e-8, atol=1e-10)
-    theirs = torchdiffeq.odeint(*arguments, method=method, rtol=1e-8, atol=1e-10)
+    rtol = 1e-6 if method in ("fehlberg2", "adaptive_heun") else 1e-8
+    ours = odeint(*arguments, method=method, rtol=rtol, atol=rtol / 100)
+    theirs = torchdiffeq.odeint(*arguments, method=method, rtol=rtol, atol=rtol / 100)
     exact = odeint(*arguments, method="dopri8", rtol=1e-12, atol=1e-13)
-    assert_close(ours, exact, rtol=0, atol=3e-6)
+    assert_close(ours, exact, rtol=0, atol=100 * rtol)
     # Its dopri8 is interpolated by a polynomial of order four, at the end as well.
-    assert_close(theirs, exact, rtol=0, atol=1e-5)
+    assert_close(theirs, exact, rtol=0, atol=1000 * rtol)
 
 
 @pytest.mark.parametrize("method", ADAPTIVE)
