@@ -59,7 +59,8 @@ def test_adaptive_methods_agree_with_torchdiffeq_within_their_tolerance(method):
     ours = odeint(*arguments, method=method, rtol=rtol, atol=rtol / 100)
     theirs = torchdiffeq.odeint(*arguments, method=method, rtol=rtol, atol=rtol / 100)
     exact = odeint(*arguments, method="dopri8", rtol=1e-12, atol=1e-13)
-    assert_close(ours, exact, rtol=0, atol=100 * rtol)
+    # Proportional to the tolerance, by at most the number of steps of the order-2 methods (about 110 for Fehlberg).
+    assert_close(ours, exact, rtol=0, atol=300 * rtol)
     # Its dopri8 is interpolated by a polynomial of order four, at the end as well.
     assert_close(theirs, exact, rtol=0, atol=1000 * rtol)
 
