@@ -2,6 +2,7 @@
 
 from isocline.solvers.auto import Auto
 from isocline.solvers.brownian import AbstractBrownian, BrownianIncrements, VirtualBrownianTree
+from isocline.solvers.compiled import CompiledStep
 from isocline.solvers.controller import ConstantSteps, FixedGrid, PIDController
 from isocline.solvers.drop_in import odeint, odeint_adjoint, odeint_event
 from isocline.solvers.esdirk import TRBDF2, KenCarp4, Kvaerno3, Kvaerno5
@@ -22,6 +23,8 @@ from isocline.solvers.explicit import (
     Tsit5,
 )
 from isocline.solvers.exponential import ETD1, ETD2RK, ETDRK4
+from isocline.solvers.first_hitting import FirstHitting
+from isocline.solvers.gillespie import Gillespie, ThinnedGillespie
 from isocline.solvers.gradient import (
     Backpropagation,
     BacksolveAdjoint,
@@ -42,6 +45,8 @@ from isocline.solvers.implicit_runge_kutta import (
 )
 from isocline.solvers.loop import solve, solve_strict
 from isocline.solvers.markov import AbstractMarkovStepper, MarkovEuler, TauLeaping
+from isocline.solvers.markov_clock import PiecewiseConstantClock, SurvivalClock, UniformClock
+from isocline.solvers.markov_exponential import MarkovExponential
 from isocline.solvers.milstein import DerivativeFreeMilstein, Milstein
 from isocline.solvers.multistep import AdamsBashforth, AdamsBashforthMoulton
 from isocline.solvers.problem import Calculus, MarkovProblem, ODEProblem, SDEProblem, VectorField
@@ -56,6 +61,14 @@ from isocline.solvers.stratonovich import EulerHeun, StratonovichHeun
 from isocline.solvers.symplectic import Leapfrog, SymplecticEuler, Yoshida4
 
 __all__ = [
+    "CompiledStep",
+    "MarkovExponential",
+    "UniformClock",
+    "SurvivalClock",
+    "PiecewiseConstantClock",
+    "ThinnedGillespie",
+    "Gillespie",
+    "FirstHitting",
     "AbstractBrownian",
     "AbstractMarkovStepper",
     "AbstractStepper",
