@@ -121,6 +121,8 @@ def _load(name: str, root: Path, sampler: str | None, modality: str) -> LoadedMo
     except (InstantiationException, KeyError, TypeError, AttributeError) as error:
         cure = f"delete {directory} and run `isocline repro` again"
         raise ValueError(f"{directory / 'model.yaml'} cannot be built ({_reason(error)}); {cure}") from error
+    if model.modality == "points":
+        raise ValueError(f"{name} is a density on points; its samples are in data/evaluations/{name}")
     if model.modality != modality:
         other = "generate" if model.modality == "text" else "sample"
         raise ValueError(f"{name} is a model of {model.modality}; use `isocline {other} {name}`")
