@@ -266,7 +266,7 @@ def _weighted(weights: tuple[float, ...], stages: list[Tensor]) -> Tensor:
 
 
 def _combine(error: Tensor, second: Tensor) -> Tensor:
-    """``e ‖e‖ / sqrt(‖e‖² + 0.01 ‖e'‖²)`` with norms per sample: Hairer, Nørsett, Wanner I, section II.10, Eq. 10.17."""
+    """``e ‖e‖ / sqrt(‖e‖² + 0.01 ‖e'‖²)`` with norms per sample: Hairer, Nørsett, Wanner I, II.10, Eq. 10.17."""
     first, other = (torch.linalg.vector_norm(each.reshape(len(each), -1), dim=1) for each in (error, second))
     total = torch.hypot(first, 0.1 * other)
     share = torch.where(total == 0, 0.0, first / total)

@@ -74,7 +74,7 @@ class Course:
         stepper: the method.
         t0: start, shape () or (B,).
         saved: states kept there.
-        jumps: times just beyond which the stepper's carry was made anew, or None.
+        jumps: times just beyond the field's jumps, where the stepper's carry was made anew, or None.
     """
 
     problem: AbstractProblem
@@ -95,25 +95,21 @@ class Course:
         """Read the jumps from the controller."""
         jumps = controller.jump_ts if isinstance(controller, AbstractAdaptiveController) else ()
         times = torch.as_tensor(jumps, dtype=torch.float64, device=t0.device).reshape(-1)
-        return cls(problem, stepper, t0, saved, times if len(times) else None)
+        # A step after a jump begins at the next number, up or down.
+        ends = (torch.nextafter(times, torch.full_like(times, end)) for end in (torch.inf, -torch.inf))
+        return cls(problem, stepper, t0, saved, torch.cat(list(ends)) if len(times) else None)
 
     def choose(self, rows: Tensor | None) -> AbstractProblem:
         """The equation for the samples ``rows``; None for all."""
         return self.problem if rows is None else self.problem.at_rows(rows)
 
     def leaps(self, step: Taken) -> Tensor | None:
-        """Which samples begin this step at a jump, bool, shape (n,); None if nobody does."""
+        """Which samples begin this step just beyond a jump, bool, shape (n,); None if nobody does."""
         if self.jumps is None:
             return None
         first = self.t0 if step.rows is None or not self.t0.ndim else self.t0[step.rows]
         at = torch.isin(step.t0, self.jumps) & (step.t0 != first)
         return at.expand(step.size) if bool(at.any()) else None
-
-    @staticmethod
-    def beyond(step: Taken, at: Tensor) -> Tensor:
-        """Times at which the carry was made anew."""
-        sign = torch.where(step.t1 >= step.t0, torch.inf, -torch.inf).to(step.t0)
-        return torch.where(at if step.t0.ndim else at.any(), torch.nextafter(step.t0, sign), step.t0)
 
 
 class Kept(NamedTuple):
@@ -238,7 +234,7 @@ def state_before(course: Course, taken: Taken, state: State) -> State:
     at = course.leaps(taken)
     if at is None:
         return state
-    anew = course.stepper.init(taken.problem, course.beyond(taken, at), state.y)
+    anew = course.stepper.init(taken.problem, taken.t0, state.y)
     return State(state.y, merge_rows(at, anew, state.carry))
 
 

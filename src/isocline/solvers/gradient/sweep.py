@@ -120,7 +120,7 @@ class Sweep:
             new, old = (None, None) if bar is None else _split(at, bar)
             made.append(new)
             kept.append(old)
-        more, by_cond = self._through_init(leaves, self._course.beyond(taken, at), y0, made)
+        more, by_cond = self._through_init(leaves, taken.t0, y0, made)
         self._add_cond(taken.rows, by_cond)
         return by_y0 if more is None else by_y0 + more, kept
 
