@@ -47,13 +47,13 @@ def odeint_adjoint(
 ) -> Any:
     """As `isocline.solvers.odeint`, with gradients by an adjoint equation, in memory that no number of steps adds to.
 
-    As in torchdiffeq, state and cotangent are solved backward from each output time to the one before it. That is
-    wrong where the equation contracts, for then the state cannot be found again (by any factor: Van der Pol's equation,
-    μ = 8, over ten units gives 10²⁴ times the derivative). So the states found are compared with those known, and if
-    they differ by more than one per cent, or the way back takes fifty times as many steps as the way there, there is an
-    `AdjointWarning`, and the gradient is found by `CheckpointedAdjoint`: the exact one of the discrete solution, in the
-    memory of O(√N) states for N steps and the time of two more solves. Constant memory where it works, which is the
-    common case and why one calls this function, and a right gradient in any case.
+    As in torchdiffeq, state and cotangent are solved backward from each output time to the one before it. Where the
+    equation contracts the state cannot be found again that way, and the gradient is wrong by any factor. So the states
+    found are compared with those known, and if they differ by more than one per cent, or the way back takes fifty times
+    as many steps as the way there, there is an `AdjointWarning`, and the gradient is found by `CheckpointedAdjoint`: the
+    exact one of the discrete solution, in the memory of O(√N) states for N steps and the time of two more solves.
+    Constant memory where it works, which is the common case and why one calls this function, and a right gradient in
+    any case.
 
     The parameters' part is a quadrature over the steps and takes no part in the error norm, by default too
     (``norm="seminorm"`` changes nothing). Gradients in ``t`` are the slopes at output times.
