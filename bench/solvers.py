@@ -218,7 +218,7 @@ def main() -> None:
                 at_no_worse_error(points, reference),
             )
             if args.figures is not None:
-                name = problem.name.split()[0].lower().replace("–", "-")
+                name = problem.name.split(" μ")[0].split(" e ")[0].lower().replace("–", "-").replace(" ", "-")
                 draw(problem, points, args.figures / f"work-precision-{name}.png")
         print("\n## Evaluations of samples over what each needs alone (lock step: what a batch that stays whole makes)")
         table("| problem | ours | lock step |", (compaction(problem, REFERENCE) for problem in batches))
