@@ -50,8 +50,8 @@ def odeint_adjoint(
     As in torchdiffeq, state and cotangent are solved backward from each output time to the one before it. Where the
     equation contracts the state cannot be found again that way, and the gradient is wrong by any factor. So the states
     found are compared with those known, and if they differ by more than one per cent, or the way back takes fifty times
-    as many steps as the way there, there is an `AdjointWarning`, and the gradient is found by `CheckpointedAdjoint`: the
-    exact one of the discrete solution, in the memory of O(√N) states for N steps and the time of two more solves.
+    as many steps as the way there, there is an `AdjointWarning`, and the gradient is found by `CheckpointedAdjoint`:
+    the exact one of the discrete solution, in the memory of O(√N) states for N steps and the time of two more solves.
     Constant memory where it works, which is the common case and why one calls this function, and a right gradient in
     any case.
 
