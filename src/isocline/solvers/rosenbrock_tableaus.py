@@ -14,7 +14,8 @@ class RosenbrockTableau:
     """Coefficients of ``(I/(hγ) - J) u_i = f(t + α_i h, Y_i) + Σ_j c_ij u_j / h + γ_i h f_t``.
 
     There ``Y_i = y + Σ_j a_ij u_j``. The step ends at ``y1 = y + Σ_i b_i u_i``; J and f_t are derivatives at the start
-    of the step. The continuous extension is ``(1-θ) y + θ (y1 + (1-θ) (d_1 + θ (d_2 + θ d_3)))`` with ``d_k = Σ_i dense_ki u_i``.
+    of the step. The continuous extension is ``(1-θ) y + θ (y1 + (1-θ) (d_1 + θ (d_2 + θ d_3)))`` with
+    ``d_k = Σ_i dense_ki u_i``.
 
     Attributes:
         order: order of ``y1``.
