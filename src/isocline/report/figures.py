@@ -250,7 +250,9 @@ def line_chart(
     drawn = [_drawable(s, x.scale, y.scale) for s in series]
     xs = [v for s in drawn for v in s.x] + list(x.ticks)
     ys = [v for s in drawn for v in (*s.y, *s.low, *s.high)] + ([rule.value] if rule else [])
-    left, right, top, bottom = 54.0, size.width - (118.0 if end_labels else 14.0), 26.0, size.height - 46.0
+    # A bold letter is about nine units wide; the widest of the usual names needs 118.
+    room = max(118.0, 20 + 9.0 * max((len(s.label) for s in series), default=0)) if end_labels else 14.0
+    left, right, top, bottom = 54.0, size.width - room, 26.0, size.height - 46.0
     across = _Span(*_extent(xs, x.scale), left, right, x.scale)
     up = _Span(*_extent(ys, y.scale), bottom, top, y.scale)
     x_ticks = list(x.ticks) or (log_ticks if x.scale == "log" else linear_ticks)(across.low, across.high)
