@@ -11,8 +11,10 @@ from isocline.solvers import (
     Dopri8,
     Euler,
     FixedGrid,
+    Kvaerno5,
     ODEProblem,
     PIDController,
+    Rodas5P,
     SaveAt,
     SolverError,
     Status,
@@ -174,3 +176,28 @@ def test_fields_and_times_of_the_wrong_shape_are_refused():
         solve(ODEProblem(lambda t, y, c: -y, y0, 0.0, 1.0), Tsit5(), CONTROL, SaveAt(ts=[-0.5]))
     with pytest.raises(TypeError, match="int64"):
         ODEProblem(lambda t, y, c: -y, torch.ones(1, 1, dtype=torch.int64), 0.0, 1.0)
+
+
+@pytest.mark.parametrize("stepper", [Tsit5(), Rodas5P(), Kvaerno5()], ids=lambda stepper: type(stepper).__name__)
+@pytest.mark.parametrize("control", [CONTROL, ConstantSteps(4)], ids=["adaptive", "grid"])
+def test_a_slope_wider_than_the_state_is_refused_by_dtype_with_the_cure(stepper, control):
+    def solved(field):
+        return solve(ODEProblem(field, torch.ones(3, 2), 0.0, 1.0), stepper, control)
+
+    def wide(t, y, c):
+        return torch.cos(t).reshape(-1, 1).expand_as(y)
+
+    message = r"field returned dtype torch.float64 for a state of dtype torch.float32; .*\.to\(y\.dtype\)"
+    with pytest.raises(TypeError, match=message):
+        solved(wide)
+    with pytest.raises(TypeError, match=r"dtype torch.complex64 for .* make the state complex"):
+        solved(lambda t, y, c: 1j * y)
+    end = solved(lambda t, y, c: wide(t, y, c).to(y.dtype)).final
+    assert end.dtype == torch.float32
+    torch.testing.assert_close(end, torch.full_like(end, 1 + math.sin(1)), rtol=1e-4, atol=0)
+
+
+def test_a_slope_narrower_than_the_state_keeps_the_dtype_of_the_state():
+    end = solve(ODEProblem(lambda t, y, c: y.bfloat16(), torch.ones(1, 1), 0.0, 1.0), Euler(), ConstantSteps(2)).final
+    assert end.dtype == torch.float32
+    assert end.item() == 2.25

@@ -118,10 +118,11 @@ class ODEProblem(AbstractProblem):
 
         Raises:
             ValueError: if the field returns another shape than the state's.
+            TypeError: if it returns a dtype that the state's does not hold.
         """
         slope = self.field(t, y, self.cond)
-        if slope.shape != y.shape:
-            raise ValueError(f"the field returned shape {tuple(slope.shape)} for a state of shape {tuple(y.shape)}")
+        if slope.shape != y.shape or slope.dtype != y.dtype:
+            _check_slope(slope, y, "field")
         return slope
 
     def at_rows(self, rows: Tensor) -> ODEProblem:
@@ -221,10 +222,11 @@ class SDEProblem(AbstractProblem):
 
         Raises:
             ValueError: if the drift returns another shape than the state's.
+            TypeError: if it returns a dtype that the state's does not hold.
         """
         slope = self.drift(t, y, self.cond)
-        if slope.shape != y.shape:
-            raise ValueError(f"the drift returned shape {tuple(slope.shape)} for a state of shape {tuple(y.shape)}")
+        if slope.shape != y.shape or slope.dtype != y.dtype:
+            _check_slope(slope, y, "drift")
         return slope
 
     def diffuse(self, t: Tensor, y: Tensor) -> Tensor:
@@ -338,6 +340,15 @@ def _check_state(y0: Tensor, name: str) -> None:
         raise TypeError(f"{name} is {kind}; expected a floating or complex tensor: call .float() or .double()")
     if y0.ndim == 0 or y0.shape[0] == 0:
         raise ValueError(f"{name} has shape {tuple(y0.shape)}; expected (B, *event) with B > 0: add a batch axis")
+
+
+def _check_slope(slope: Tensor, y: Tensor, name: str) -> None:
+    if slope.shape != y.shape:
+        raise ValueError(f"the {name} returned shape {tuple(slope.shape)} for a state of shape {tuple(y.shape)}")
+    # Narrower slopes, such as those of a network under autocast, become part of the state without loss.
+    if torch.promote_types(slope.dtype, y.dtype) != y.dtype:
+        cure = "make the state complex" if slope.is_complex() else "times are float64: return slope.to(y.dtype)"
+        raise TypeError(f"the {name} returned dtype {slope.dtype} for a state of dtype {y.dtype}; {cure}")
 
 
 def _check_cond(cond: Any, batch: int) -> None:
