@@ -94,6 +94,26 @@ def test_failures_keep_their_status(count):
     assert found.status.tolist() == [Status.SUCCESS, Status.NON_FINITE] * 2
 
 
+def slow_then_undefined(t, y, flag):
+    return torch.where((flag[:, None] > 0) & (t[:, None] > 0.5), torch.nan, -(1 + 30 * flag[:, None].abs()) * y)
+
+
+@pytest.mark.parametrize("most", [6, 10_000])
+def test_several_steps_in_a_call_count_and_end_as_single_ones(count, most):
+    flag = torch.tensor([0.0, 1.0, -1.0, -0.2, 1.0, 0.0, -4.0], dtype=F64)
+    ends = torch.tensor([1.0, 1.0, 1.0, 2.0, 0.1, 0.0, -0.3], dtype=F64)
+    equation = ODEProblem(slow_then_undefined, torch.ones(7, 2, dtype=F64), 0.0, ends, flag)
+    step = CompiledStep(backend=count)
+    with torch.no_grad():
+        found = solve(equation, Tsit5(), PIDController(1e-6, 1e-8, max_steps=most), compiled=step)
+        # A time that steps have to end at, though nobody gets there, asks for one step in a call.
+        single = PIDController(1e-6, 1e-8, max_steps=most, step_ts=(9.0,))
+        assert_same(found, solve(equation, Tsit5(), single, compiled=step))
+    assert count.graphs == 2
+    assert found.status[1] == (Status.MAX_STEPS if most == 6 else Status.NON_FINITE)
+    assert found.status[0] == found.status[5] == Status.SUCCESS
+
+
 @pytest.mark.slow
 def test_weights_may_change_between_solves_and_gradients_flow(count):
     net = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 2)).double()

@@ -10,12 +10,16 @@ import torch
 from torch import Tensor
 
 from isocline.solvers.controller import AbstractAdaptiveController
+from isocline.solvers.ledger import RUNNING
 from isocline.solvers.problem import AbstractProblem, ODEProblem, VectorField
 from isocline.solvers.rows import map_tensors, merge_rows
 from isocline.solvers.stepper import AbstractStepper
-from isocline.solvers.trial import Clocks, Trial, raised, try_step
+from isocline.solvers.trial import Block, Clocks, Trial, raised, stuck, try_step
 
-__all__ = ["CompiledStep"]
+__all__ = ["BLOCK", "CompiledStep"]
+
+BLOCK = 4
+"""Trial steps in one compiled call, where nothing is to be done between them."""
 
 
 class CompiledStep:
@@ -25,6 +29,9 @@ class CompiledStep:
     seconds to a minute; later ones with the same field, stepper, settings of the controller and data types do not,
     whatever their batch size. The size of the batch is a symbol in the compiled code, so that samples may leave
     the batch. Results equal those of the plain step up to rounding.
+
+    Where only the end is asked for, without events, stops and gradients, one call makes four trial steps: what a call
+    costs whatever the batch is shared by four, and compiling takes longer.
 
     For `ODEProblem` under per-sample control. Python code in the field runs only while compiling, so that side effects
     (counters, prints) are not repeated.
@@ -39,7 +46,7 @@ class CompiledStep:
 
     def __init__(self, backend: str = "inductor", options: dict[str, Any] | None = None) -> None:
         self._backend, self._options = backend, options
-        self._known: dict[tuple[Any, ...], Callable[..., Trial]] = {}
+        self._known: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
     @property
     def compilations(self) -> int:
@@ -58,14 +65,34 @@ class CompiledStep:
         Raises:
             TypeError: if the problem is no `ODEProblem`.
         """
+        return self._compiled(problem, stepper, controller, (wants_dense,), _whole_step)
+
+    def block(
+        self, problem: AbstractProblem, stepper: AbstractStepper, controller: AbstractAdaptiveController
+    ) -> Callable[[Clocks, Tensor, Any], Block]:
+        """`BLOCK` trial steps of clocks, or as many as the second argument says if that is less, and ``cond``.
+
+        Raises:
+            TypeError: if the problem is no `ODEProblem`.
+        """
+        return self._compiled(problem, stepper, controller, (), _whole_block)
+
+    def _compiled(
+        self,
+        problem: AbstractProblem,
+        stepper: AbstractStepper,
+        controller: AbstractAdaptiveController,
+        options: tuple[bool, ...],
+        make: Callable[..., Callable[..., Any]],
+    ) -> Callable[..., Any]:
         if not isinstance(problem, ODEProblem):
             raise TypeError(f"compiled= is for ODEProblem, not {type(problem).__name__}; leave it out")
         y0 = problem.y0
         tools = (problem.field, problem.jac, _settings(stepper), _settings(controller))
-        key = (*tools, y0.dtype, y0.shape[1:], len(y0) == 1, wants_dense, torch.is_grad_enabled())
+        key = (*tools, y0.dtype, y0.shape[1:], len(y0) == 1, make, options, torch.is_grad_enabled())
         known = self._known.get(key)
         if known is None:
-            step = _whole_step(problem.field, problem.jac, stepper, controller, wants_dense)
+            step = make(problem.field, problem.jac, stepper, controller, *options)
             # Without isolation, many fields that share this code would soon reach the limit on compilations.
             compiler: Any = torch.compile
             compiled = compiler(
@@ -78,11 +105,11 @@ class CompiledStep:
 class _Marking:
     """Says at the first call which sizes vary; a batch of one is compiled for itself."""
 
-    def __init__(self, call: Callable[..., Trial]) -> None:
+    def __init__(self, call: Callable[..., Any]) -> None:
         self._call, self._is_first = call, True
 
-    def __call__(self, now: Clocks, stop: Tensor, cond: Any) -> Trial:
-        if self._is_first and len(stop) > 1:
+    def __call__(self, now: Clocks, stop: Tensor, cond: Any) -> Any:
+        if self._is_first and len(now.t) > 1:
             map_tensors(_mark, (now, stop, cond))
         self._is_first = False
         return self._call(now, stop, cond)
@@ -117,6 +144,34 @@ def _whole_step(
         return trial._replace(result=result, accept=accept, moved=moved, counts=counts)
 
     return step
+
+
+def _whole_block(
+    field: VectorField, jac: VectorField | None, stepper: AbstractStepper, controller: AbstractAdaptiveController
+) -> Callable[[Clocks, Tensor, Any], Block]:
+    step = _whole_step(field, jac, stepper, controller, wants_dense=False)
+
+    def block(now: Clocks, number: Tensor, cond: Any) -> Block:
+        tried = accepted = torch.zeros_like(now.t, dtype=torch.int64)
+        totals: list[int | Tensor] = [0, 0, 0]
+        alive = now.alive
+        for index in range(BLOCK):
+            before = now._replace(alive=now.alive & (number > index))
+            trial = step(before, now.t1, cond)
+            assert trial.moved is not None
+            tried, accepted = tried + before.alive, accepted + trial.accept
+            result = trial.result
+            for kind, work in enumerate((result.nfe, result.jacobians, result.factorizations)):
+                is_own = isinstance(work, Tensor)
+                totals[kind] = totals[kind] + torch.where(before.alive, work, 0) if is_own else work
+            now = trial.moved._replace(alive=trial.moved.alive | (now.alive & ~before.alive))
+        # Looked for at the end only, as the plain loop does it.
+        fails, reason = stuck(trial, trial.accept, before, now.alive & (number >= BLOCK), controller.dt_min)
+        now = now._replace(alive=now.alive & ~fails, t1=torch.where(fails, now.t, now.t1))
+        tallies = torch.stack([tried, accepted, torch.where(fails, reason, RUNNING)])
+        return Block(now, tallies, torch.stack([(alive & ~now.alive).sum(), fails.sum()]), tuple(totals))
+
+    return block
 
 
 def _settings(tool: Any) -> Any:

@@ -101,7 +101,11 @@ class AbstractRungeKutta(AbstractStepper):
         point, slope = y0, problem.evaluate(t0, y0) if carry is None else carry
         multiply(slope, h, out=scaled[0])
         for index, row in enumerate(weights.a, 1):
-            point = addmv(start, matrix.as_strided((size, index), (1, size)), row).view(shape)
+            only = weights.single[index - 1]
+            if only is None:
+                point = addmv(start, matrix.as_strided((size, index), (1, size)), row).view(shape)
+            else:
+                point = torch.add(y0, scaled[only[0]], alpha=only[1])
             slope = problem.evaluate(t1 if table.c[index] == 1 else next(inner), point)
             multiply(slope, h, out=scaled[index])
         columns = matrix.as_strided((size, len(scaled)), (1, size))
@@ -204,9 +208,13 @@ class Dopri8(AbstractRungeKutta):
 
 
 class _Weights(NamedTuple):
-    """A tableau as tensors: rows of a from the second on, and the nodes strictly between 0 and 1 in order."""
+    """A tableau as tensors: rows of a from the second on, and the nodes strictly between 0 and 1 in order.
+
+    Rows of a with one weight only are in ``single`` as its place and value: they need no product of matrix and vector.
+    """
 
     a: tuple[Tensor, ...]
+    single: tuple[tuple[int, float] | None, ...]
     b: Tensor
     error: Tensor | None
     second_error: Tensor | None
@@ -224,12 +232,18 @@ def _weights(table: Tableau, dtype: torch.dtype, device: torch.device) -> _Weigh
         nodes = torch.tensor([node for node in table.c[1:] if node != 1], dtype=torch.float64, device=device)
         return _Weights(
             tuple(vector(row) for row in table.a[1:]),
+            tuple(_single(row) for row in table.a[1:]),
             vector(table.b),
             None if table.error is None else vector(table.error),
             None if table.second_error is None else vector(table.second_error),
             nodes,
             nodes[:, None],
         )
+
+
+def _single(row: tuple[float, ...]) -> tuple[int, float] | None:
+    places = [place for place, weight in enumerate(row) if weight != 0]
+    return (places[0], row[places[0]]) if len(places) == 1 else None
 
 
 def _lengths(dt: Tensor, y0: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from isocline.solvers.compiled import CompiledStep
+from isocline.solvers.compiled import BLOCK, CompiledStep
 from isocline.solvers.controller import AbstractAdaptiveController
 from isocline.solvers.event import Event, crosses, find_crossing
 from isocline.solvers.ledger import RUNNING, RoundHistory, SampleCounts
@@ -15,11 +15,11 @@ from isocline.solvers.saving import SampleRecorder
 from isocline.solvers.solution import SaveAt, Solution, Statistics, Status
 from isocline.solvers.stepper import AbstractStepper, StepResult
 from isocline.solvers.tape import AbstractTape, Saved, StepRecord
-from isocline.solvers.trial import Clocks, Trial, raised, smallest_step, try_step
+from isocline.solvers.trial import Clocks, Trial, raised, stuck, try_step
 
 __all__ = ["integrate_samples"]
 
-_PATIENCE = 4
+_PATIENCE = BLOCK
 """Rounds between two looks for samples that are stuck at the smallest step."""
 _CROWDED = 0.8
 """Share of living samples at which the others are taken out."""
@@ -45,13 +45,15 @@ class _Loop:
         self.recorder = SampleRecorder(saveat, t0, t1, y0)
         self.saves_times = saveat.ts is not None
         self.listens = self.saves_times or tape is not None or event is not None
-        self.attempt = (
-            None if compiled is None else compiled.attempt(problem, stepper, controller, wants_dense=self.listens)
-        )
         zero = torch.zeros(len(y0), dtype=torch.int64, device=y0.device)
         self.totals = Statistics(*(zero.clone() for _ in range(5)))
         self.status, self.stopped = zero.clone(), t0.clone()
         self.stops, self.jumps = _stops(controller, y0.device)
+        self.attempt, self.block = None, None
+        if compiled is not None and (self.listens or self.stops is not None or torch.is_grad_enabled()):
+            self.attempt = compiled.attempt(problem, stepper, controller, wants_dense=self.listens)
+        elif compiled is not None:
+            self.block = compiled.block(problem, stepper, controller)
         self._begin(t0, t1)
 
     def _begin(self, t0: Tensor, t1: Tensor) -> None:
@@ -90,7 +92,10 @@ class _Loop:
             self.now = self.now._replace(carry=carry)
             self.count.work[0].add_(self.stepper.init_nfe)
         while self.living:
-            self._advance()
+            if self.block is None:
+                self._advance()
+            else:
+                self._advance_block()
             if self.rounds >= self.controller.max_steps and self.living:
                 self._end(self.now.alive, int(Status.MAX_STEPS), self.living)
             total = len(self.now.t)
@@ -110,6 +115,30 @@ class _Loop:
         self._add_work(trial.result)
         if self.listens or not self._moves_on(trial):
             self._settle(trial, trial.accept if self.living == len(now.t) else trial.accept & now.alive)
+
+    def _advance_block(self) -> None:
+        """Several steps in one call, between which nobody asks about anything."""
+        assert self.block is not None
+        now, count, before = self.now, self.count, self.rounds
+        number = min(BLOCK, self.controller.max_steps - before)
+        after = self.block(now, torch.full((), number, device=now.t.device), self.problem.cond)
+        self.rounds += number
+        nfe, jacobians, factorizations = after.work
+        each = StepResult(now.y, nfe=nfe, jacobians=jacobians, factorizations=factorizations)
+        for _ in range(number):
+            self.history.add(each)
+        for total, work in zip(count.work, after.work, strict=True):
+            if isinstance(work, Tensor):
+                total.add_(work)
+        tried, accepted, code = after.tallies.unbind(0)
+        count.accepted.add_(accepted)
+        ended, failed = after.ended.tolist()
+        if ended:
+            count.tried = torch.where(now.alive & ~after.moved.alive, tried + before, count.tried)
+            self.living -= ended
+        if failed:
+            count.code = torch.where(code == RUNNING, count.code, code)
+        self.now = after.moved
 
     def _moves_on(self, trial: Trial) -> bool:
         """Take the step if that is all there is to do; asks the device one question."""
@@ -250,19 +279,11 @@ class _Loop:
 
     def _give_up(self, trial: Trial, accept: Tensor, retry: Tensor | None, before: Clocks) -> None:
         """End samples whose step was rejected at the smallest size, or has shrunk to nothing."""
-        # The step asked for counts, not only the one taken: t + dt rounds, possibly to a little more than the floor.
-        length = torch.minimum(trial.tried.abs(), before.size.abs())
-        stuck = self.now.alive & (length <= smallest_step(before.t, self.controller.dt_min)) & ~(accept & (length > 0))
-        if retry is not None:
-            stuck &= ~retry
-        number = int(stuck.sum())
-        if not number:
-            return
-        reason = torch.where(trial.finite, int(Status.STEP_TOO_SMALL), int(Status.NON_FINITE))
-        if trial.result.failed is not None:
-            reason = torch.where(trial.result.failed, int(Status.STEP_FAILED), reason)
-        self.is_clean = False
-        self._end(stuck, reason, number)
+        ends, reason = stuck(trial, accept, before, self.now.alive, self.controller.dt_min)
+        number = int((ends if retry is None else ends.logical_and_(~retry)).sum())
+        if number:
+            self.is_clean = False
+            self._end(ends, reason, number)
 
     def _next_stop(self) -> Tensor:
         assert self.stops is not None

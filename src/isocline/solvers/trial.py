@@ -9,9 +9,10 @@ from torch import Tensor
 
 from isocline.solvers.controller import AbstractAdaptiveController
 from isocline.solvers.problem import AbstractProblem
+from isocline.solvers.solution import Status
 from isocline.solvers.stepper import AbstractStepper, StepResult
 
-__all__ = ["Clocks", "Trial", "raised", "smallest_step", "try_step"]
+__all__ = ["Block", "Clocks", "Trial", "raised", "stuck", "try_step"]
 
 _ULP = 4 * torch.finfo(torch.float64).eps
 _TINY = 1e-300
@@ -72,6 +73,22 @@ class Trial(NamedTuple):
         return self.log_norm < torch.inf
 
 
+class Block(NamedTuple):
+    """Several trial steps of every sample, each taken where it was accepted.
+
+    Attributes:
+        moved: the clocks after them.
+        tallies: trial steps, those accepted, and the status of samples that failed; int64, shape (3, n).
+        ended: how many samples ended, and how many of these failed; shape (2,).
+        work: evaluations, Jacobians and factorizations: ints for one step, or totals of the samples, shape (n,).
+    """
+
+    moved: Clocks
+    tallies: Tensor
+    ended: Tensor
+    work: tuple[int | Tensor, ...]
+
+
 def try_step(
     problem: AbstractProblem,
     stepper: AbstractStepper,
@@ -107,6 +124,17 @@ def try_step(
 def smallest_step(t: Tensor, dt_min: float) -> Tensor:
     """The least length of a step: ``dt_min``, and some units of rounding of ``t``, lest a step leads nowhere."""
     return t.abs().mul_(_ULP).clamp_(min=max(dt_min, _TINY))
+
+
+def stuck(trial: Trial, accept: Tensor, before: Clocks, alive: Tensor, dt_min: float) -> tuple[Tensor, Tensor]:
+    """Which samples were rejected at the smallest step, or have shrunk theirs to nothing; and the status this means."""
+    # The step asked for counts, not only the one taken: t + dt rounds, possibly to a little more than the floor.
+    length = torch.minimum(trial.tried.abs(), before.size.abs())
+    where = alive & (length <= smallest_step(before.t, dt_min)) & ~(accept & (length > 0))
+    reason = torch.where(trial.finite, int(Status.STEP_TOO_SMALL), int(Status.NON_FINITE))
+    if trial.result.failed is not None:
+        reason = torch.where(trial.result.failed, int(Status.STEP_FAILED), reason)
+    return where, reason
 
 
 def raised(size: Tensor, accept: Tensor, now: Clocks, dt_min: float) -> Tensor:
