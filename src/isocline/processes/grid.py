@@ -6,7 +6,9 @@ a point and none leaves noise that the variable can remove.
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,7 +16,7 @@ from torch import Tensor
 from isocline.processes.gaussian import GaussianProcess
 from isocline.processes.probability_flow import AbstractVariable
 
-__all__ = ["AbstractTimeGrid", "PowerGrid", "UniformLogRatioGrid", "UniformTimeGrid"]
+__all__ = ["AbstractTimeGrid", "GivenGrid", "PowerGrid", "QuadraticTimeGrid", "UniformLogRatioGrid", "UniformTimeGrid"]
 
 
 class AbstractTimeGrid(ABC):
@@ -70,6 +72,17 @@ class UniformTimeGrid(AbstractTimeGrid):
         return torch.linspace(process.t_max, last, n + 1, dtype=torch.float64)[:-1]
 
 
+class QuadraticTimeGrid(AbstractTimeGrid):
+    """Equidistant in √t: steps grow in proportion to the distance from data.
+
+    Source: *Denoising Diffusion Implicit Models*, Song et al., 2021, App. D.2.
+    """
+
+    def _departures(self, process: GaussianProcess, variable: AbstractVariable, n: int, end: float) -> Tensor:
+        last = float(variable.time(process, torch.tensor(end, dtype=torch.float64)))
+        return torch.linspace(process.t_max**0.5, last**0.5, n + 1, dtype=torch.float64)[:-1].square()
+
+
 class UniformLogRatioGrid(AbstractTimeGrid):
     """Equidistant in λ = ln(α/σ), between ±max_log_ratio where the schedule goes beyond; then to the end.
 
@@ -115,6 +128,31 @@ class PowerGrid(AbstractTimeGrid):
         stop = float(process.schedule.inverse_log_ratio(-torch.tensor(last, dtype=torch.float64).log()))
         roots = _spread(first ** (1 / self.rho), last ** (1 / self.rho), n, _stops_at(process, variable, end, stop))
         return _from_start(process, process.schedule.inverse_log_ratio(-self.rho * roots.log()))
+
+
+class GivenGrid(AbstractTimeGrid):
+    """Times that were found beforehand: an optimised grid, or another library's.
+
+    The first departure is t_max and the last step leads to the variable's end, whatever is given for them.
+
+    Args:
+        times: for a number of steps n, the n times at which they begin, from t_max downwards.
+
+    Raises:
+        ValueError: unless each list holds as many times as steps, decreasing.
+    """
+
+    def __init__(self, times: Mapping[int, Sequence[float]]) -> None:
+        for n, departures in times.items():
+            falls = all(first > second for first, second in itertools.pairwise(departures))
+            if len(departures) != int(n) or not falls:
+                raise ValueError(f"times[{n}] = {list(departures)}: expected {n} decreasing times")
+        self.times = {int(n): torch.tensor(list(departures), dtype=torch.float64) for n, departures in times.items()}
+
+    def _departures(self, process: GaussianProcess, variable: AbstractVariable, n: int, end: float) -> Tensor:
+        if n not in self.times:
+            raise ValueError(f"n={n} steps; times are given for {sorted(self.times)}")
+        return _from_start(process, self.times[n])
 
 
 def _from_start(process: GaussianProcess, times: Tensor) -> Tensor:

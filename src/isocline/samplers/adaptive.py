@@ -11,6 +11,8 @@ from torch import Tensor
 
 from isocline.processes.denoiser import AbstractDenoiser
 from isocline.processes.probability_flow import AbstractVariable
+from isocline.randomness import Streams
+from isocline.samplers.base import AbstractSampler
 from isocline.samplers.continuous import in_state
 from isocline.solvers.controller import PIDController
 from isocline.solvers.loop import solve
@@ -23,7 +25,7 @@ __all__ = ["AdaptiveSampler"]
 _PICTURES = 16
 
 
-class AdaptiveSampler:
+class AdaptiveSampler(AbstractSampler):
     """Integrate the probability flow from t_max down to a tolerance, each sample by its own steps.
 
     An image's result does not depend on the batch that it is drawn in, up to the network's rounding; images that are
@@ -56,7 +58,7 @@ class AdaptiveSampler:
         x1: Tensor,
         nfe: int,
         cond: Any = None,
-        generator: torch.Generator | None = None,
+        generator: Streams | None = None,
         save_steps: bool = False,
     ) -> Solution:
         """Generate.

@@ -12,6 +12,7 @@ from isocline.processes.gaussian import GaussianProcess
 from isocline.processes.grid import AbstractTimeGrid, UniformTimeGrid
 from isocline.processes.probability_flow import TimeVariable
 from isocline.randomness import Streams, normal
+from isocline.samplers.base import AbstractSampler
 from isocline.solvers.controller import FixedGrid
 from isocline.solvers.loop import solve
 from isocline.solvers.problem import AbstractProblem, ODEProblem
@@ -41,7 +42,7 @@ class _Renoise(AbstractStepper):
         return StepResult(self.process.mix(data, noise, self.process.schedule(t1)), carry=carry + 1)
 
 
-class ConsistencySampler:
+class ConsistencySampler(AbstractSampler):
     """``nfe`` evaluations of a consistency function f(x, t) = the denoiser's data prediction.
 
     The last evaluation's output is returned as it is: data at t = 0. The noise added between evaluations is fresh and
@@ -52,6 +53,8 @@ class ConsistencySampler:
     Args:
         grid: the times of evaluation, from t_max; equidistant in t by default.
     """
+
+    grid: AbstractTimeGrid
 
     def __init__(self, grid: AbstractTimeGrid | None = None) -> None:
         self.grid = UniformTimeGrid() if grid is None else grid

@@ -13,6 +13,8 @@ from isocline.processes.denoiser import AbstractDenoiser
 from isocline.processes.gaussian import GaussianProcess
 from isocline.processes.grid import AbstractTimeGrid
 from isocline.processes.probability_flow import AbstractVariable
+from isocline.randomness import Streams
+from isocline.samplers.base import AbstractSampler
 from isocline.solvers.controller import FixedGrid
 from isocline.solvers.explicit import Euler
 from isocline.solvers.loop import solve
@@ -30,7 +32,7 @@ class Plan(NamedTuple):
     steps: int
 
 
-class ContinuousSampler:
+class ContinuousSampler(AbstractSampler):
     """Integrate the probability flow from t_max down, in at most ``nfe`` network forwards a sample.
 
     Euler in `NoiseRatioVariable` is DDIM, Heun there with `PowerGrid` is EDM's deterministic sampler except that its
@@ -43,6 +45,8 @@ class ContinuousSampler:
         variable: in which state and time the ODE is solved.
         wrap: what is put around the denoiser first (clipping, say).
     """
+
+    grid: AbstractTimeGrid
 
     def __init__(
         self,
@@ -80,7 +84,7 @@ class ContinuousSampler:
         x1: Tensor,
         nfe: int,
         cond: Any = None,
-        generator: torch.Generator | None = None,
+        generator: Streams | None = None,
         save_steps: bool = False,
     ) -> Solution:
         """Generate.
