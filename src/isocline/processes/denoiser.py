@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from isocline.processes.gaussian import GaussianProcess
@@ -32,7 +33,11 @@ class AbstractDenoiser(ABC):
     @property
     @abstractmethod
     def evaluations(self) -> int:
-        """Network forwards per prediction (2 under classifier-free guidance)."""
+        """Network forwards per prediction, at most (2 under classifier-free guidance): what a budget is divided by."""
+
+    def forwards(self, t: Tensor) -> Tensor:
+        """Return the network forwards of a prediction at times t, int64, shape of t; `evaluations` unless they vary."""
+        return torch.full(t.shape, self.evaluations, dtype=torch.int64, device=t.device)
 
     @abstractmethod
     def predict(self, t: Tensor, x: Tensor, cond: Any, to: AbstractPrediction) -> Tensor:

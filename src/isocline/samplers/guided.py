@@ -1,0 +1,91 @@
+"""A sampler with guidance around every denoiser that it is given, and an exact count of what that costs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from isocline.processes.denoiser import AbstractDenoiser
+from isocline.processes.gaussian import GaussianProcess
+from isocline.processes.prediction import AbstractPrediction
+from isocline.randomness import Streams
+from isocline.samplers.base import AbstractSampler
+from isocline.solvers.solution import Solution
+
+__all__ = ["GuidedSampler", "Meter"]
+
+
+class Meter(AbstractDenoiser):
+    """Counts the network forwards that one sample costs, for solves in which all samples share their times.
+
+    Args:
+        denoiser: what is asked.
+
+    Attributes:
+        spent: forwards per sample so far.
+    """
+
+    def __init__(self, denoiser: AbstractDenoiser) -> None:
+        self.denoiser = denoiser
+        self.spent = 0
+
+    @property
+    def process(self) -> GaussianProcess:
+        """The wrapped denoiser's process."""
+        return self.denoiser.process
+
+    @property
+    def evaluations(self) -> int:
+        """Those of the wrapped denoiser."""
+        return self.denoiser.evaluations
+
+    def forwards(self, t: Tensor) -> Tensor:
+        """Those of the wrapped denoiser."""
+        return self.denoiser.forwards(t)
+
+    def predict(self, t: Tensor, x: Tensor, cond: Any, to: AbstractPrediction) -> Tensor:
+        """Ask the wrapped denoiser and count."""
+        self.spent += int(self.denoiser.forwards(t).max())
+        return self.denoiser.predict(t, x, cond, to)
+
+
+class GuidedSampler(AbstractSampler):
+    """Guide any sampler.
+
+    The budget pays for guided evaluations throughout. ``stats.nfe`` says what was spent: less where guidance is limited
+    to an interval. (Under a sampler that finds its own steps per sample it is then an upper bound.)
+
+    Args:
+        sampler: draws from the guided denoiser.
+        guidance: puts guidance around a denoiser; see `isocline.samplers.guidance`.
+    """
+
+    def __init__(self, sampler: AbstractSampler, guidance: Callable[[AbstractDenoiser], AbstractDenoiser]) -> None:
+        self.sampler = sampler
+        self.guidance = guidance
+        self.grid = sampler.grid
+
+    def sample(
+        self,
+        denoiser: AbstractDenoiser,
+        x1: Tensor,
+        nfe: int,
+        cond: Any = None,
+        generator: Streams | None = None,
+        save_steps: bool = False,
+    ) -> Solution:
+        """Generate; see the base class."""
+        meter = Meter(self.guidance(denoiser))
+        solution = self.sampler.sample(meter, x1, nfe, cond, generator, save_steps)
+        if self.grid is None:
+            return solution
+        spent = torch.full_like(solution.stats.nfe, meter.spent)
+        return dataclasses.replace(solution, stats=dataclasses.replace(solution.stats, nfe=spent))
+
+    def on(self, grid: Any) -> Self:
+        """The same guidance around the sampler on another grid; see the base class."""
+        return type(self)(self.sampler.on(grid), self.guidance)
