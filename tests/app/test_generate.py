@@ -215,3 +215,39 @@ def test_a_model_is_found_by_the_run_that_made_it(project):
         resolve_model(other, Path())
     with pytest.raises(ValueError, match="made no model"):
         resolve_model(none, Path())
+
+
+@pytest.fixture
+def conditional(project):
+    network = {"_target_": "isocline.networks.transformer.PatchTransformer", **PATCH, "classes": 3}
+    objective = {"_target_": "isocline.objectives.matching.DenoisingMatching"}
+    save(project, "digits", "images", network, GAUSSIAN, objective)
+    save(project, "worse", "images", network, GAUSSIAN, objective)
+    return project
+
+
+def test_a_class_and_its_guidance_are_chosen_by_options(conditional, capsys):
+    for guidance, spent in (("classifier_free", 8), ("autoguidance", 8), ("interval", 7)):
+        arguments = ["sample", "digits", "--sampler", "euler", "--n", "2", "--nfe", "8", "--class", "1"]
+        arguments += ["--guidance", guidance, "--scale", "1.5"]
+        assert cli.run(arguments) == 0, capsys.readouterr().err
+        assert f"{spent} evaluations" in capsys.readouterr().out
+    assert cli.run(["sample", "digits", "--sampler", "guided", "--n", "2", "--nfe", "8"]) == 0, capsys.readouterr().err
+    assert "8 evaluations" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["flow", "--class", "1"], ["--class", "flow", "experiment=conditional"]),
+        (["flow", "--guidance", "interval"], ["--guidance", "not class-conditional"]),
+        (["digits", "--class", "3"], ["--class 3", "0 to 2"]),
+        (["digits", "--guidance", "none"], ["'none'", "classifier_free"]),
+        (["digits", "--scale", "2"], ["--guidance", "isocline list guidance"]),
+    ],
+)
+def test_a_class_or_guidance_that_does_not_fit_is_one_line(conditional, capsys, arguments, parts):
+    assert cli.run(["sample", *arguments, "--sampler", "euler"]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert all(part in err for part in parts), err

@@ -26,6 +26,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "controllers": ("controller",),
     "gradients": ("gradient",),
     "samplers": ("sampler",),
+    "guidance": ("guidance",),
     "distillers": ("distillation",),
     "metrics": ("metrics",),
     "traces": ("trace",),

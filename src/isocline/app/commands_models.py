@@ -25,11 +25,15 @@ def sample(
     nfe: Annotated[int, typer.Option(help="network evaluations per image", min=1)] = 16,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     out: Annotated[Path, typer.Option(help="PNG to write")] = Path("grid.png"),
+    label: Annotated[int | None, typer.Option("--class", help="class of all images; default: all in turn")] = None,
+    guidance: Annotated[str | None, typer.Option(help="see `isocline list guidance`; default: the sampler's")] = None,
+    scale: Annotated[float | None, typer.Option(help="strength of --guidance; 1 is none; default: its own")] = None,
 ) -> None:
     """Sample images into a grid."""
     from isocline.app import generate as generating
 
-    used = generating.sample_images(model, Path(), n=n, sampler=sampler, nfe=nfe, seed=seed, out=out)
+    request = generating.ImageRequest(n, sampler, nfe, seed, out, label, guidance, scale)
+    used = generating.sample_images(model, Path(), request)
     print(f"{out}: {n} images, {used} evaluations each")
 
 

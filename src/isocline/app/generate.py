@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from isocline.app.artifacts import LoadedModel
 
-__all__ = ["TextRequest", "generate_text", "resolve_model", "sample_images"]
+__all__ = ["ImageRequest", "TextRequest", "generate_text", "resolve_model", "sample_images"]
 
 
 _SHAPE = {"images": ("channels", "size"), "text": ("length",)}
@@ -37,6 +37,20 @@ class TextRequest:
     seed: int = 0
     sampler: str | None = None
     count: int = 1
+
+
+@dataclass(frozen=True)
+class ImageRequest:
+    """What to sample: see ``isocline sample --help``."""
+
+    count: int
+    sampler: str | None
+    nfe: int
+    seed: int
+    out: Path
+    label: int | None = None
+    guidance: str | None = None
+    scale: float | None = None
 
 
 def resolve_model(name: str, root: Path) -> Path:
@@ -185,29 +199,35 @@ def _check_target(out: Path) -> None:
         raise PermissionError(f"--out {out}: {folder} cannot be written to; choose another folder")
 
 
-def sample_images(name: str, root: Path, *, n: int, sampler: str | None, nfe: int, seed: int, out: Path) -> int:
-    """Sample ``n`` images and write them as a grid; return the evaluations spent per image.
+def sample_images(name: str, root: Path, request: ImageRequest) -> int:
+    """Sample images and write them as a grid; return the evaluations spent per image.
 
     Raises:
         OSError: if the model or the output's folder is not there, or the output is a folder.
-        ValueError: if the model is damaged or not one of images, or the sampler does not fit.
+        ValueError: if the model is damaged or not one of images, or sampler, class or guidance do not fit.
     """
     import torch
 
+    from isocline.app.guide import guided, labels
     from isocline.processes.denoiser import Denoiser
     from isocline.randomness import generator, sample_noise
 
-    _check_target(out)
-    model = _load(name, root, sampler, "images")
+    _check_target(request.out)
+    model = _load(name, root, request.sampler, "images")
     network = model.config["network"]
     shape = (network["channels"], network["size"], network["size"])
-    cond = torch.arange(n) % network["classes"] if network.get("classes") else None
-    noise = sample_noise(seed, "sample", range(n), shape)
+    cond = labels(name, network.get("classes", 0), request)
+    sampler = guided(model.sampler, request, root)
+    noise = sample_noise(request.seed, "sample", range(request.count), shape)
     with torch.inference_mode():
-        solution = model.sampler.sample(
-            Denoiser(model.network, model.process), noise, nfe, cond=cond, generator=generator(seed, "sampler")
+        solution = sampler.sample(
+            Denoiser(model.network, model.process),
+            noise,
+            request.nfe,
+            cond=cond,
+            generator=generator(request.seed, "sampler"),
         )
-    _save_grid(solution.final, out)
+    _save_grid(solution.final, request.out)
     return int(solution.stats.nfe.max())
 
 
