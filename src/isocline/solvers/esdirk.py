@@ -149,7 +149,7 @@ class AbstractESDIRK(AbstractStiffStepper):
                 state = state.solve_again(
                     before, equation, functools.partial(setting.factorize_at, time), tightness, self._newton
                 )
-            rises.append((state.point - equation.base).mul_(1 / gamma))
+            rises.append(state.displacement / gamma)
             sums = sums[2:].addcmul_(weights.columns[stage], rises[-1])
         return state, rises, sums[0]
 
@@ -162,12 +162,13 @@ class AbstractESDIRK(AbstractStiffStepper):
             base = _combine(table.a[stage], rises, start)
             equation = setting.equation(time, base)
             with torch.no_grad():
-                solution = base.detach() + table.gamma * found[stage]
-                local = setting.linearizer.evaluate(setting.problem, time, setting.rows.restore(solution), setting.rows)
-                factors = setting.factorize(local)
-            point = solution + factors.solve(equation.residual(solution))
-            rises.append((point - base) / table.gamma)
-            nfe += local.nfe + 1
+                displacement = table.gamma * found[stage]
+                factors, cost = setting.factorize_at(time, base + displacement)
+            point = base + displacement
+            change = factors.solve(equation.residual(point, displacement))
+            point = point + change
+            rises.append((displacement + change) / table.gamma)
+            nfe += cost + 1
         return point, rises, nfe
 
 
@@ -261,13 +262,13 @@ def _weights(table: ESDIRKTableau, dtype: torch.dtype, device: torch.device) -> 
     order: list[tuple[float, ...]] = []
     for stage, guess in enumerate(table.guesses, 1):
         row = table.a[stage]
-        order.append(tuple(a + table.gamma * share for a, share in zip(row, guess, strict=True)))
+        order.append(tuple(table.gamma * share for share in guess))
         order.append(row)
     order.append(table.error)
     # A tensor made in inference mode could not be used outside of it.
     with torch.inference_mode(False):
         columns = [column([row[stage] for row in order[2 * stage :]]) for stage in range(count)]
-        return _Weights(column([1.0] * (len(order) - 1) + [0.0]), tuple(columns))
+        return _Weights(column([0.0, 1.0] * len(table.guesses) + [0.0]), tuple(columns))
 
 
 def _combine(weights: tuple[float, ...], rises: list[Tensor], start: Tensor) -> Tensor:

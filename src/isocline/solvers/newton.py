@@ -85,7 +85,11 @@ class NewtonSettings:
 
 
 class StageEquation(NamedTuple):
-    """``Y = base + hγ f(t, Y)``, for states as rows of N real numbers.
+    """``z = hγ f(t, Y)`` and ``Y = base + z`` for a stage Y, states being rows of N real numbers.
+
+    Stage and displacement z are carried both, each change being added to either. One as the sum or difference of the
+    other and the base would lose digits: z, which gives the slope, where it is small, in float32 most of them; Y where
+    base and z all but cancel, in a stiff transient. That they differ from the base by its rounding does no harm.
 
     Attributes:
         problem: the equation.
@@ -101,17 +105,18 @@ class StageEquation(NamedTuple):
     base: Tensor
     scaled: Tensor
 
-    def residual(self, point: Tensor) -> Tensor:
-        """``base + hγ f(t, point) - point``."""
+    def residual(self, point: Tensor, displacement: Tensor) -> Tensor:
+        """``hγ f(t, Y) - z``."""
         slope = self.rows.flatten(self.problem.evaluate(self.time, self.rows.restore(point)))
-        return torch.addcmul(self.base, self.scaled, slope).sub_(point)
+        return torch.mul(self.scaled, slope).sub_(displacement)
 
 
 class NewtonState(NamedTuple):
     """Progress over the stages of one step.
 
     Attributes:
-        point: solution of the latest stage, shape (B, N).
+        point: the latest stage, shape (B, N).
+        displacement: its z, likewise.
         limit: size of the first change that ends the iteration, shape (B,): ``(1 - θ) / θ`` for the contraction θ seen
             in the stage before.
         failed: samples that did not converge, bool, shape (B,); None as long as there are none.
@@ -120,6 +125,7 @@ class NewtonState(NamedTuple):
     """
 
     point: Tensor
+    displacement: Tensor
     limit: Tensor
     failed: Tensor | None
     nfe: int | Tensor
@@ -128,7 +134,9 @@ class NewtonState(NamedTuple):
     @classmethod
     def start(cls, point: Tensor) -> NewtonState:
         """Before the first stage."""
-        return cls(point, torch.ones(len(point), dtype=point.dtype, device=point.device), None, 0)
+        return cls(
+            point, torch.zeros_like(point), torch.ones(len(point), dtype=point.dtype, device=point.device), None, 0
+        )
 
     def solve(
         self,
@@ -147,19 +155,20 @@ class NewtonState(NamedTuple):
         Args:
             equation: the stage's.
             factors: of ``I - hγJ``.
-            guess: first guess, shape (B, N).
+            guess: first guess of the displacement, shape (B, N).
             tightness: reciprocal of the error allowed, shape (B, N).
             settings: when the iteration ends.
 
         Source: Hairer, Wanner, Solving Ordinary Differential Equations II, section IV.8, Eqs. 8.10 and 8.11.
         """
-        point, limit, failed, nfe = guess, self.limit, self.failed, self.nfe
+        point, displacement, limit, failed, nfe = equation.base + guess, guess, self.limit, self.failed, self.nfe
         iterations, stall = settings.most_iterations, settings.stall
         done, last = failed, tightness
         for left in reversed(range(iterations)):
-            change = factors.solve(equation.residual(point))
-            moved = point + change
-            point = moved if done is None else torch.where(done[:, None], point, moved)
+            change = factors.solve(equation.residual(point, displacement))
+            if done is not None:
+                change.masked_fill_(done[:, None], 0.0)
+            point, displacement = point + change, displacement + change
             nfe = nfe + 1 if done is None else nfe + ~done
             size = (change * tightness).abs_().amax(1)
             if left < iterations - 1:
@@ -177,7 +186,7 @@ class NewtonState(NamedTuple):
                 if bool(over.all()):
                     break
             done, last = over, size
-        return NewtonState(point, limit, failed, nfe, self.jacobians)
+        return NewtonState(point, displacement, limit, failed, nfe, self.jacobians)
 
     def solve_again(
         self,
@@ -199,20 +208,22 @@ class NewtonState(NamedTuple):
         assert self.failed is not None
         fresh = self.failed if before.failed is None else self.failed & ~before.failed
         done, nfe, jacobians = ~fresh, self.nfe, self.jacobians
-        point, last = torch.where(fresh[:, None], before.point, self.point), torch.full_like(self.limit, torch.inf)
+        point = torch.where(fresh[:, None], before.point, self.point)
+        displacement = torch.where(fresh[:, None], before.point - equation.base, self.displacement)
+        last = torch.full_like(self.limit, torch.inf)
         for _ in range(settings.most_iterations):
             if bool(done.all()):
                 break
             factors, cost = factorize_at(point)
-            change = factors.solve(equation.residual(point))
-            point = torch.where(done[:, None], point, point + change)
+            change = factors.solve(equation.residual(point, displacement)).masked_fill_(done[:, None], 0.0)
+            point, displacement = point + change, displacement + change
             nfe, jacobians = nfe + (cost + 1) * ~done, jacobians + (~done).long()
             size = (change * tightness).abs_().amax(1)
             # Convergence is quadratic: a change this small leaves nothing.
             done = done | (size <= 1) | ((size >= last) & (size <= settings.stall))
             last = size
         failed = ~done if before.failed is None else ~done | before.failed
-        return NewtonState(point, torch.where(fresh, 1.0, self.limit), failed, nfe, jacobians)
+        return NewtonState(point, displacement, torch.where(fresh, 1.0, self.limit), failed, nfe, jacobians)
 
 
 def _is_lost(size: Tensor, limit: Tensor, left: int, first: bool) -> Tensor:
