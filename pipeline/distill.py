@@ -36,5 +36,5 @@ def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
     run.tag("isocline.teacher", section["teacher"])
     result = fit(module, tensors, settings, run.directory, label=f"distil {item}", log=run.metrics)
     config = {**teacher.config, "name": item, "teacher": section["teacher"], "distillation": section["objective"]}
-    save_model(Path("data/models") / item, result.network, config, result.history)
+    save_model(Path("data/models") / item, result.network, config, result.history, result.averages)
     finish(run, item, result)

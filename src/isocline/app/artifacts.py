@@ -34,7 +34,7 @@ __all__ = [
     "write_history",
 ]
 
-WEIGHTS, CONFIG, HISTORY = "weights.safetensors", "model.yaml", "history.csv"
+WEIGHTS, CONFIG, HISTORY, AVERAGES = "weights.safetensors", "model.yaml", "history.csv", "averages.safetensors"
 KEYS = ("name", "modality", "network", "objective")
 
 
@@ -90,7 +90,11 @@ def build_parts(config: Mapping[str, Any]) -> tuple[nn.Module, Any, Any]:
 
 
 def save_model(
-    directory: Path, network: nn.Module, config: Mapping[str, Any], history: Iterable[Mapping[str, float]]
+    directory: Path,
+    network: nn.Module,
+    config: Mapping[str, Any],
+    history: Iterable[Mapping[str, float]],
+    averages: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write weights, training curve and configuration to ``directory``.
 
@@ -101,11 +105,15 @@ def save_model(
         network: whose state is saved; tied tensors are stored once each.
         config: plain containers; see `LoadedModel`.
         history: rows of the training curve.
+        averages: further averages of the weights, if any were kept.
     """
-    (directory / CONFIG).unlink(missing_ok=True)
+    for name in (CONFIG, AVERAGES):
+        (directory / name).unlink(missing_ok=True)
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
     write_tensors(directory / WEIGHTS, state)
     write_history(directory / HISTORY, history)
+    if averages:
+        write_tensors(directory / AVERAGES, averages)
     write_bytes(directory / CONFIG, OmegaConf.to_yaml(OmegaConf.create(dict(config))).encode())
 
 

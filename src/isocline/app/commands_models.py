@@ -1,4 +1,4 @@
-"""Commands that use a trained model: sample, generate."""
+"""Commands that use a trained model: sample, generate, average."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     app.command()(sample)
     app.command()(generate)
+    app.command()(average)
 
 
 def sample(
@@ -52,3 +53,17 @@ def generate(
     options = generating.TextRequest(prompt, length, nfe, seed, sampler, n)
     for text in generating.generate_text(model, Path(), options):
         print(text)
+
+
+def average(
+    model: Annotated[str, _MODEL],
+    sigma_rel: Annotated[float, typer.Option(help="width of the average relative to the run, up to 0.2886")],
+    out: Annotated[Path, typer.Option(help="folder to write the model to")],
+    step: Annotated[int | None, typer.Option(help="of training; default: the last", min=1)] = None,
+) -> None:
+    """Build a model's weights with another average (needs ema: power in its configuration)."""
+    from isocline.app.generate import resolve_model
+    from isocline.app.reaverage import reaverage
+
+    error = reaverage(resolve_model(model, Path()), sigma_rel, out, step)
+    print(f"{out}: sigma_rel {sigma_rel:g}, profile met within {100 * error:.2g} %")

@@ -59,7 +59,7 @@ def train_model(
         "network": section["network"],
         "objective": section["objective"],
     }
-    save_model(Path("data/models") / name, result.network, config, result.history)
+    save_model(Path("data/models") / name, result.network, config, result.history, result.averages)
     finish(run, name, result)
 
 

@@ -49,6 +49,10 @@ class ExponentialMovingAverage(nn.Module):
         self._count = count + 1
         self.updates += 1
 
+    def kept(self) -> dict[str, torch.Tensor]:
+        """Return what a model keeps beside its weights: nothing."""
+        return {}
+
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         # Called for a module inside another too, where `load_state_dict` is not.
         super()._load_from_state_dict(*args, **kwargs)  # type: ignore[misc]

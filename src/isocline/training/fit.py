@@ -35,6 +35,7 @@ class FitResult:
         seconds: wall-clock time of this process's part.
         samples_per_second: throughput of this process's part.
         resumed_from: step that the run resumed at, 0 for a fresh run.
+        averages: what the average keeps beside its network (see `isocline.networks.power_ema`).
     """
 
     network: nn.Module
@@ -42,6 +43,7 @@ class FitResult:
     seconds: float
     samples_per_second: float
     resumed_from: int
+    averages: dict[str, Tensor]
 
 
 def fit(
@@ -102,7 +104,8 @@ def fit(
         raise KeyboardInterrupt
     rate = (settings.steps - start) * settings.batch_size / max(seconds, 1e-9)
     network = module.average.network.to("cpu").eval()  # type: ignore[union-attr,operator]
-    return FitResult(network, history.rows, seconds, rate, start)
+    averages = module.average.kept()  # type: ignore[operator]
+    return FitResult(network, history.rows, seconds, rate, start, averages)
 
 
 def _progress(label: str) -> Callback:
