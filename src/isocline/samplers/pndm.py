@@ -1,0 +1,108 @@
+"""PNDM: linear multistep in the predicted noise after a Runge–Kutta warm-up, both with DDIM's transfer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from isocline.processes.gaussian import GaussianProcess
+from isocline.randomness import Streams
+from isocline.samplers.extrapolation import EqualSteps
+from isocline.samplers.noise_multistep import NoiseHistory
+from isocline.samplers.noise_step import NoiseEvaluation, transfer
+from isocline.samplers.straight_path import AbstractStraightPathSampler
+from isocline.solvers.problem import AbstractProblem
+from isocline.solvers.stepper import AbstractStepper, StepResult
+
+__all__ = ["PNDMSampler"]
+
+# Evaluations of a warm-up step, and how many such steps there are, for each order of the multistep method.
+_WARM_UP = {4: (4, 3), 2: (2, 1), 1: (1, 0)}
+
+
+class PNDMSampler(AbstractStraightPathSampler):
+    """F-PNDM: three steps of four evaluations (pseudo Runge–Kutta), then one each, weights 55, −59, 37, −9 over 24.
+
+    A budget below 13 evaluations buys S-PNDM instead (one step of two evaluations, then weights 3, −1 over 2), one
+    below 3 DDIM. The weights are those of equal steps in t, on any grid; a warm-up step's middle is the middle in t.
+    From α = 0, where a step by any noise but that predicted there would be infinitely long, a DDIM step comes first.
+
+    Args:
+        grid: where the steps lie; equidistant in t in the article.
+        wrap: what is put around the denoiser first (clipping, say).
+
+    Source: *Pseudo Numerical Methods for Diffusion Models on Manifolds*, Liu et al., 2022, Algorithm 2 and App. A.
+    """
+
+    def steps(self, process: GaussianProcess, calls: int) -> int:
+        """Return the number of steps of the method that the budget buys."""
+        stages, number = _WARM_UP[_order(process, calls)]
+        return calls - (stages - 1) * number
+
+    def stepper(
+        self, process: GaussianProcess, positions: tuple[float, ...], calls: int, generator: Streams | None
+    ) -> AbstractStepper:
+        """Return the method; see the base class."""
+        times = self.variable.time(process, torch.tensor(positions, dtype=torch.float64))
+        middles = self.variable.position(process, (times[1:] + times[:-1]) / 2).tolist()
+        order, first = _order(process, calls), _first(process)
+        shares = [
+            EqualSteps().shares(process, positions[max(0, index + 1 - order) : index + 1], 0.0)
+            for index in range(len(positions) - 1)
+        ]
+        return _PNDMStepper(positions, middles, shares, range(first, first + _WARM_UP[order][1]))
+
+
+class _PNDMStepper(AbstractStepper):
+    """Steps in ``warm_up`` are pseudo Runge–Kutta steps, the others go by the known noises in the given shares."""
+
+    def __init__(
+        self, positions: Sequence[float], middles: Sequence[float], shares: Sequence[Sequence[float]], warm_up: range
+    ) -> None:
+        self.positions, self.middles, self.shares, self.warm_up = positions, middles, shares, warm_up
+        self.length = max(map(len, shares))
+        self.order = self.length
+
+    def init(self, problem: AbstractProblem, t0: Tensor, y0: Tensor) -> NoiseHistory:
+        return NoiseHistory()
+
+    def step(self, problem: AbstractProblem, t0: Tensor, t1: Tensor, y0: Tensor, carry: NoiseHistory) -> StepResult:
+        index, s0, s1 = carry.steps, self.positions[carry.steps], self.positions[carry.steps + 1]
+        here = NoiseEvaluation.at(problem, s0, y0)
+        known, nfe = carry.after(here.noise, self.length), 1
+        if index in self.warm_up:
+            noise, nfe = self._warm_up(problem, y0, here, index)
+        elif index < self.warm_up.start or self.length == 1:
+            noise = here.noise
+        else:
+            noise = known.mean(self.shares[index])
+        if noise is here.noise:
+            return StepResult(torch.add(y0, here.slope, alpha=s1 - s0), carry=known)
+        return StepResult(transfer(y0, here, noise, s0, s1), carry=known, nfe=nfe)
+
+    def _warm_up(self, problem: AbstractProblem, y0: Tensor, here: NoiseEvaluation, index: int) -> tuple[Tensor, int]:
+        """Mean noise of one step by the trapezoidal rule or the classical Runge–Kutta method, and the evaluations."""
+        s0, middle, s1 = self.positions[index], self.middles[index], self.positions[index + 1]
+
+        def noise(by: Tensor, s: float) -> Tensor:
+            return NoiseEvaluation.at(problem, s, transfer(y0, here, by, s0, s)).noise
+
+        first = here.noise
+        if self.length == 2:
+            return (first + noise(first, s1)) / 2, 2
+        second = noise(first, middle)
+        third = noise(second, middle)
+        return (first + 2 * (second + third) + noise(third, s1)) / 6, 4
+
+
+def _order(process: GaussianProcess, calls: int) -> int:
+    """The highest order whose warm-up, and a step after it, the budget pays for."""
+    left = calls - _first(process)
+    return next(order for order, (stages, number) in _WARM_UP.items() if left > stages * number or order == 1)
+
+
+def _first(process: GaussianProcess) -> int:
+    """Number of DDIM steps before the warm-up: one where generation starts from α = 0."""
+    return int(float(process.schedule(process.t_max).alpha) <= 0)
