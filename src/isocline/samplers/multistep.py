@@ -101,18 +101,15 @@ class _MultistepStepper(AbstractStepper):
         form, index = self.method.form, carry.number
         s0, s1 = self.positions[index], self.positions[index + 1]
         slope = problem.evaluate(t0, y0)
-        if s0 == 1:
+        if s0 == 1 or s1 == 0:
             # What was evaluated at λ = −∞ would have no weight in any later polynomial.
             return StepResult(self._add_noise(form.leap(y0, s0, s1, slope), s0, s1), carry=_Memory(index + 1))
         nodes, remainders = (s0, *carry.nodes), (form.remainder(s0, y0, slope), *carry.remainders)
         if carry.origin is not None:
             points = self.orders[index - 1] + 1
             y0 = form.advance(carry.origin, self.positions[index - 1], s0, nodes[:points], remainders[:points])
-        if s1 > 0:
-            order = self.orders[index]
-            y1 = form.advance(y0, s0, s1, nodes[:order], remainders[:order])
-        else:
-            y1 = form.leap(y0, s0, s1, slope)
+        order = self.orders[index]
+        y1 = form.advance(y0, s0, s1, nodes[:order], remainders[:order])
         kept = self.method.order
         origin = y0 if self.method.corrector else None
         memory = _Memory(index + 1, nodes[:kept], remainders[:kept], origin)
