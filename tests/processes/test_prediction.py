@@ -7,19 +7,24 @@ import itertools
 import pytest
 import torch
 
+from isocline.objectives.weighting import EDMWeighting
 from isocline.processes.prediction import (
     DataPrediction,
     DifferencePrediction,
     NoisePrediction,
+    PreconditionedPrediction,
     ScorePrediction,
     TrigFlowPrediction,
     VelocityPrediction,
     VPrediction,
+    conversion,
     convert,
 )
 from isocline.processes.schedule import (
     EDMSchedule,
+    InterpolantSchedule,
     LinearSchedule,
+    ScheduleValues,
     TrigFlowSchedule,
     VESchedule,
     VPCosineSchedule,
@@ -34,6 +39,7 @@ PREDICTIONS = [
     VelocityPrediction(),
     DifferencePrediction(),
     TrigFlowPrediction(),
+    PreconditionedPrediction(0.6),
 ]
 SCHEDULES = [
     LinearSchedule(),
@@ -42,6 +48,7 @@ SCHEDULES = [
     VESchedule(),
     EDMSchedule(),
     TrigFlowSchedule(),
+    InterpolantSchedule(),
 ]
 
 
@@ -70,8 +77,45 @@ def test_targets_are_the_definitions(schedule) -> None:
         torch.testing.assert_close(kind.target(x0, noise, v), value)
 
 
-@pytest.mark.parametrize("source", [NoisePrediction(), ScorePrediction(), VPrediction(), VelocityPrediction()])
-@pytest.mark.parametrize("schedule", [LinearSchedule(), VPLinearSchedule(), VPCosineSchedule()])
+@pytest.mark.parametrize("sigma", [1e-12, 0.002, 0.6, 80.0, 1e9])
+def test_preconditioning_is_edm_s_at_every_noise_level(sigma: float) -> None:
+    data = 0.6
+    s = torch.tensor(sigma, dtype=torch.float64)
+    one, zero = torch.ones_like(s), torch.zeros_like(s)
+    values = ScheduleValues(one, s, zero, one)
+    skip, out = conversion(values, PreconditionedPrediction(data), DataPrediction())
+    torch.testing.assert_close(skip, data**2 / (s**2 + data**2), rtol=1e-12, atol=0)
+    torch.testing.assert_close(out, s * data / (s**2 + data**2).sqrt(), rtol=1e-12, atol=0)
+    # Of unit variance for data of variance σ_d², whatever the noise.
+    a, b = PreconditionedPrediction(data).coefficients(values)
+    torch.testing.assert_close((a * data) ** 2 + b**2, one)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_weight_one_on_the_preconditioned_output_is_edm_s_loss(schedule) -> None:
+    values = schedule(torch.linspace(0.01, 0.99, 9, dtype=torch.float64))
+    weight = EDMWeighting(0.6)(values, PreconditionedPrediction(0.6))
+    torch.testing.assert_close(weight, torch.ones(9, dtype=torch.float64))
+
+
+def test_preconditioned_predictions_are_equal_by_their_scale() -> None:
+    assert PreconditionedPrediction(0.6) == PreconditionedPrediction(0.6) != PreconditionedPrediction(0.5)
+    assert PreconditionedPrediction(0.6) != DataPrediction()
+    with pytest.raises(ValueError, match="sigma_data=0"):
+        PreconditionedPrediction(0.0)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        NoisePrediction(),
+        ScorePrediction(),
+        VPrediction(),
+        VelocityPrediction(),
+        PreconditionedPrediction(),
+    ],
+)
+@pytest.mark.parametrize("schedule", [LinearSchedule(), VPLinearSchedule(), VPCosineSchedule(), InterpolantSchedule()])
 def test_data_without_noise_is_the_state_itself_whatever_the_network_says(schedule, source) -> None:
     x = torch.randn(2, 3, generator=torch.Generator().manual_seed(1))
     values = schedule(torch.zeros(2))

@@ -10,6 +10,7 @@ import torch
 from isocline.processes.schedule import (
     AbstractSchedule,
     EDMSchedule,
+    InterpolantSchedule,
     LinearSchedule,
     TrigFlowSchedule,
     VESchedule,
@@ -25,6 +26,8 @@ SCHEDULES = [
     VESchedule(),
     EDMSchedule(),
     TrigFlowSchedule(0.7),
+    InterpolantSchedule(0.5),
+    InterpolantSchedule(2.0),
 ]
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES)
 
@@ -53,7 +56,7 @@ def test_float32_times_are_evaluated_in_float64(schedule: AbstractSchedule) -> N
     assert schedule(torch.tensor(0.3)).alpha.shape == ()
 
 
-@pytest.mark.parametrize("schedule", [LinearSchedule(), VPCosineSchedule(), TrigFlowSchedule()])
+@pytest.mark.parametrize("schedule", [LinearSchedule(), VPCosineSchedule(), TrigFlowSchedule(), InterpolantSchedule()])
 def test_ends_are_exactly_data_and_exactly_noise(schedule: AbstractSchedule) -> None:
     ends = schedule(torch.tensor([0.0, 1.0]))
     assert ends.alpha.tolist() == [1.0, 0.0]
@@ -74,6 +77,16 @@ def test_edm_times_are_the_published_grid() -> None:
     torch.testing.assert_close(EDMSchedule()(1 - i / 17).sigma, grid, rtol=1e-10, atol=0)
 
 
+def test_the_interpolant_has_the_variance_of_its_two_noises() -> None:
+    t = torch.linspace(0, 1, 11, dtype=torch.float64)
+    for noise in (0.3, 1.0, 2.0):
+        values = InterpolantSchedule(noise)(t)
+        torch.testing.assert_close(values.sigma**2, t**2 + noise**2 * t * (1 - t))
+        torch.testing.assert_close(values.alpha, 1 - t)
+    torch.testing.assert_close(InterpolantSchedule(1.0)(t).sigma, t.sqrt())
+    torch.testing.assert_close(InterpolantSchedule(1e-6)(t).sigma, LinearSchedule()(t).sigma, rtol=0, atol=1e-10)
+
+
 def test_bounded_cosine_reaches_its_bounds() -> None:
     schedule = VPCosineSchedule(max_log_ratio=7.5)
     torch.testing.assert_close(
@@ -88,6 +101,7 @@ def test_bounded_cosine_reaches_its_bounds() -> None:
         (lambda: VPLinearSchedule(beta_min=3.0, beta_max=2.0), "beta_max"),
         (lambda: VESchedule(sigma_min=2.0, sigma_max=1.0), "sigma_max"),
         (lambda: EDMSchedule(rho=math.nan), "rho"),
+        (lambda: InterpolantSchedule(0.0), "noise"),
         (lambda: TrigFlowSchedule(-1.0), "sigma_data"),
         (lambda: VPCosineSchedule(0.0), "max_log_ratio"),
     ],

@@ -25,6 +25,7 @@ __all__ = [
     "DataPrediction",
     "DifferencePrediction",
     "NoisePrediction",
+    "PreconditionedPrediction",
     "Prediction",
     "ScorePrediction",
     "TrigFlowPrediction",
@@ -149,6 +150,47 @@ class TrigFlowPrediction(AbstractPrediction):
         """Return (2α̇/π, 2σ̇/π, 1)."""
         scale = 2 / torch.pi
         return Coefficients(scale * values.dalpha, scale * values.dsigma, torch.ones_like(values.alpha))
+
+
+class PreconditionedPrediction(AbstractPrediction):
+    """p = F, the raw output of EDM's preconditioned network: x_0 = c_skip x + c_out F at α = 1.
+
+    With s = σ/α, c_skip = σ_d²/(s² + σ_d²) and c_out = s σ_d/√(s² + σ_d²),
+
+        F = (σ x_0 − α σ_d² ε) / (σ_d √(σ² + α² σ_d²)),
+
+    of unit variance at every σ for data of variance σ_d², and finite at both ends. Its squared error with weight 1 is
+    EDM's loss: λ(s) c_out² = 1 for λ = (s² + σ_d²)/(s σ_d)². The network should see c_in x and c_noise, see
+    `isocline.networks.preconditioning`.
+
+    Source: *Elucidating the Design Space of Diffusion-Based Generative Models*, Karras et al., 2022, Table 1, App. B.6.
+
+    Args:
+        sigma_data: σ_d, the data's standard deviation.
+
+    Raises:
+        ValueError: if sigma_data is not above 0.
+    """
+
+    def __init__(self, sigma_data: float = 0.5) -> None:
+        if not sigma_data > 0:
+            raise ValueError(f"sigma_data={sigma_data} must be above 0")
+        self.sigma_data = sigma_data
+
+    def scaled_coefficients(self, values: ScheduleValues) -> Coefficients:
+        """Return (σ/n, −α σ_d²/n, 1) with n = σ_d √(σ² + α² σ_d²)."""
+        data = self.sigma_data
+        norm = data * torch.hypot(values.sigma, values.alpha * data)
+        return Coefficients(values.sigma / norm, -values.alpha * data**2 / norm, torch.ones_like(norm))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PreconditionedPrediction) and self.sigma_data == other.sigma_data
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.sigma_data))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(sigma_data={self.sigma_data})"
 
 
 def conversion(values: ScheduleValues, source: AbstractPrediction, target: AbstractPrediction) -> tuple[Tensor, Tensor]:

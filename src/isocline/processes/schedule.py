@@ -15,6 +15,7 @@ from torch import Tensor
 __all__ = [
     "AbstractSchedule",
     "EDMSchedule",
+    "InterpolantSchedule",
     "LinearSchedule",
     "Schedule",
     "ScheduleValues",
@@ -101,6 +102,38 @@ class LinearSchedule(AbstractSchedule):
     def inverse_log_ratio(self, log_ratio: Tensor | float) -> Tensor:
         """Return t = 1/(1 + e^λ)."""
         return torch.sigmoid(-torch.as_tensor(log_ratio, dtype=torch.float64))
+
+
+class InterpolantSchedule(AbstractSchedule):
+    """α = 1 − t, σ² = t² + γ², γ = c √(t(1 − t)): the straight path with the noise of a Brownian bridge on it.
+
+    (1 − t) x_0 + t x_1 + γ z with Gaussian x_1 and z is one Gaussian process, since t x_1 + γ z ~ N(0, σ²). In
+    σ² = t (c² + (1 − c²) t) nothing cancels; σ̇ = (c² + 2 (1 − c²) t)/(2σ) is infinite at t = 0. At c = 1, σ = √t.
+
+    Source: *Stochastic Interpolants*, Albergo, Boffi & Vanden-Eijnden, 2023, §3; *Improving and Generalizing
+    Flow-Based Generative Models with Minibatch Optimal Transport*, Tong et al., 2024, §3.2.4 (Schrödinger bridge).
+
+    Args:
+        noise: c, the bridge's diffusion coefficient.
+
+    Raises:
+        ValueError: if noise is not above 0 (without noise it is `LinearSchedule`).
+    """
+
+    def __init__(self, noise: float = 0.5) -> None:
+        _check_positive(noise=noise)
+        self.variance = noise**2
+
+    def _values(self, t: Tensor) -> ScheduleValues:
+        c = self.variance
+        sigma = (t * (c + (1 - c) * t)).sqrt()
+        return ScheduleValues(1 - t, sigma, -torch.ones_like(t), (c + 2 * (1 - c) * t) / (2 * sigma))
+
+    def inverse_log_ratio(self, log_ratio: Tensor | float) -> Tensor:
+        """Return the root in [0, 1] of (1 − t)² = e^{2λ} σ², written without cancellation."""
+        snr = (2 * torch.as_tensor(log_ratio, dtype=torch.float64)).exp()
+        half = self.variance * snr
+        return 2 / (2 + half + (half.square() + 4 * snr).sqrt())
 
 
 class VPLinearSchedule(AbstractSchedule):
