@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from isocline.randomness import Streams, normal
 from isocline.samplers.noise_step import AbstractNoiseStep, NoiseEvaluation
-from isocline.shapes import expand_like
 from isocline.solvers.problem import AbstractProblem
 from isocline.solvers.stepper import StepResult
 
@@ -17,9 +18,10 @@ __all__ = ["LangevinCorrected"]
 class LangevinCorrected(AbstractNoiseStep):
     """A step, then ``corrections`` steps of Langevin's dynamics y ← y + e g + √(2e) n at its end, g the score there.
 
-    The step size comes from the signal-to-noise ratio r: e = 2 (r ‖n‖/‖g‖)². Both norms are each sample's own, so that
-    a sample does not depend on its batch (the authors take the batch's mean). The rule is the same in every scaling of
-    the state. Nothing is done at the end of generation, σ = 0, where there is no noise to correct.
+    The step size comes from the signal-to-noise ratio r: e = 2 (r ‖n‖/‖g‖)², both norms in the root mean square that
+    they have for g = −n/s, so that e = 2 r² s². The authors take the batch's mean of each, which makes a sample depend
+    on its batch; each sample's own would make the step depend on the state, which changes the law (in two dimensions
+    by a factor of several). Nothing is done at the end of generation, σ = 0, where there is no noise to correct.
 
     Source: *Score-Based Generative Modeling through SDEs*, Song et al., 2021, Algorithm 4 (without its factor α, which
     is 1 in the continuous limit).
@@ -45,12 +47,7 @@ class LangevinCorrected(AbstractNoiseStep):
         return StepResult(y, nfe=predicted.nfe + self.corrections)
 
     def _correct(self, y: Tensor, predicted: Tensor, s: float) -> Tensor:
-        noise = normal(y.shape, self.generator, y)
         # The law of y at s has the score −ε/s.
-        root = self.ratio * s * _norm(noise) / _norm(predicted).clamp(min=torch.finfo(y.dtype).tiny)
-        size = expand_like(2 * root**2, y)
-        return y - size / s * predicted + (2 * size).sqrt() * noise
-
-
-def _norm(x: Tensor) -> Tensor:
-    return x.flatten(1).norm(dim=1)
+        size = 2 * (self.ratio * s) ** 2
+        drifted = torch.add(y, predicted, alpha=-size / s)
+        return torch.add(drifted, normal(y.shape, self.generator, y), alpha=math.sqrt(2 * size))
