@@ -205,7 +205,7 @@ def test_parts_that_do_not_fit_together_are_refused_before_anything_runs(default
     [
         ["sampler@models.masked.sampler=confidence", "sampler@models.dfm.sampler=ancestral"],
         ["sampler@models.flow.sampler=rk4", "sampler@models.vp.sampler=heun", "sampler@students.reflow.sampler=ddim"],
-        ["process@models.flow.process=trigflow", "process@models.vp.process=vp_cosine"],
+        ["process@models.flow.process=trigflow", "process@models.vp.process=cosine"],
         [
             "solver@models.node_adjoint.network.stepper=dopri5",
             "gradient@models.node_backprop.network.gradient=interpolated",
