@@ -20,14 +20,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from isocline.datasets.storage import write_bytes, write_tensors
-from isocline.processes.denoiser import Denoiser
 
 __all__ = [
     "LoadedModel",
     "build",
     "device_of",
     "load_config",
-    "load_denoiser",
     "load_model",
     "load_tensors",
     "save_model",
@@ -205,14 +203,3 @@ def load_model(
         teacher=config.get("teacher"),
         config=config,
     )
-
-
-def load_denoiser(directory: str | Path, device: str | torch.device = "cpu") -> Denoiser:
-    """Read a model artefact as network under process, for configurations that name a further model.
-
-    Raises:
-        FileNotFoundError: if the artefact is missing.
-        ValueError: if it is damaged.
-    """
-    model = load_model(Path(directory), device=device)
-    return Denoiser(model.network, model.process)
