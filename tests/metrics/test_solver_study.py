@@ -1,0 +1,96 @@
+"""The study on an exact field: equal samplers score equally, better ones end nearer, refusals are passed over."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from isocline.metrics.image_metrics import ImageReference
+from isocline.metrics.solver_study import SolverStudySettings, study_solvers
+from isocline.processes.denoiser import Denoiser
+from isocline.processes.gaussian import GaussianProcess
+from isocline.processes.mixture import GaussianMixture
+from isocline.processes.prediction import VelocityPrediction
+from isocline.processes.schedule import LinearSchedule
+from isocline.samplers.continuous import ContinuousSampler
+from isocline.samplers.grid import GivenGrid, UniformTimeGrid
+from isocline.samplers.variable import LinearPathVariable
+from isocline.solvers.explicit import RK4, Euler, Heun
+
+LINEAR = GaussianProcess(LinearSchedule(), VelocityPrediction())
+PATH = LinearPathVariable()
+
+
+class Pixels:
+    """A judge whose features are the pixels."""
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        return images.double().flatten(1) / 128
+
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        return self.features(images)
+
+
+class Flat(torch.nn.Module):
+    """The exact network of a mixture of 4-pixel images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        means = torch.tensor([[0.5, -0.5, 0.2, 0.0], [-0.5, 0.5, 0.0, 0.3]])
+        self.mixture = GaussianMixture(torch.ones(2), means, torch.full((2, 4), 0.02))
+
+    def forward(self, t, x, cond=None):
+        flat = self.mixture.predict(LINEAR.schedule(t), x.flatten(1), VelocityPrediction())
+        return flat.reshape(x.shape).to(x.dtype)
+
+
+def sampler(stepper=None, grid=None) -> ContinuousSampler:
+    return ContinuousSampler(stepper or Euler(), grid or UniformTimeGrid(), PATH)
+
+
+@pytest.fixture(scope="module")
+def study():
+    real = (torch.rand(2, 60, 1, 2, 2, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8)
+    settings = SolverStudySettings(
+        {"euler": sampler(), "same": sampler(), "heun": sampler(Heun())},
+        sampler(RK4()), nfe=(4, 8), reference_nfe=128, samples=40, batch_size=16, groups=5,
+    )  # fmt: skip
+    given = {"given": sampler(grid=GivenGrid({4: [1.0, 0.75, 0.5, 0.25]}))}
+    said: list[str] = []
+    found = study_solvers(
+        Denoiser(Flat(), LINEAR), ImageReference(Pixels(), real[0], real[1]), settings, given, 0, progress=said.append
+    )
+    return found, said
+
+
+def test_samplers_share_their_noise(study) -> None:
+    points = study[0].points
+    assert points["euler"][4].frechet == points["same"][4].frechet == points["given"][4].frechet
+    assert points["euler"][8].spent == points["heun"][8].spent == 8
+
+
+def test_more_steps_and_higher_order_end_nearer_to_the_flow(study) -> None:
+    points = study[0].points
+    assert points["euler"][8].rmse.mean < points["euler"][4].rmse.mean
+    assert points["heun"][8].rmse.mean < points["euler"][8].rmse.mean
+
+
+def test_a_budget_that_a_sampler_was_not_made_for_is_said_and_left_out(study) -> None:
+    assert list(study[0].points["given"]) == [4]
+    assert any(line.startswith("given not at 8: n=8 steps") for line in study[1])
+
+
+def test_the_excess_is_that_of_the_distances_and_paired(study) -> None:
+    found = study[0]
+    excess = found.excess("heun", 8)
+    ratio = found.points["heun"][8].frechet.estimate.mean / found.reference.estimate.mean
+    assert excess["mean"] == pytest.approx(ratio - 1)
+    assert excess["low"] < excess["mean"] < excess["high"]
+    least = min(points[4].frechet.estimate.mean for name, points in found.points.items() if name != "heun")
+    assert found.points[found.best(4, ["euler", "given"])][4].frechet.estimate.mean == least
+
+
+@pytest.mark.parametrize("change", [{"on_optimised": ["dpm"]}, {"groups": 1}, {"nfe": []}])
+def test_settings_that_cannot_be_are_refused(change) -> None:
+    with pytest.raises(ValueError, match=r"evaluation\.solvers"):
+        SolverStudySettings({"euler": sampler()}, sampler(), **change)

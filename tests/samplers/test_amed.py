@@ -1,0 +1,115 @@
+"""AMED: untrained it is the multistep method of its grid, trained it ends closer to a mixture's flow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from isocline.datasets.batch import Batch
+from isocline.processes.denoiser import Denoiser
+from isocline.processes.gaussian import GaussianProcess
+from isocline.processes.mixture import GaussianMixture
+from isocline.processes.prediction import NoisePrediction
+from isocline.processes.schedule import VPLinearSchedule
+from isocline.samplers.amed import AMEDPredictor, AMEDSampler
+from isocline.samplers.amed_distillation import AMEDDistillation
+from isocline.samplers.continuous import ContinuousSampler
+from isocline.samplers.grid import UniformTimeGrid
+from isocline.samplers.variable import LinearPathVariable
+from isocline.solvers.explicit import RK4, Euler
+from isocline.solvers.multistep import AdamsBashforth
+
+D = torch.float64
+MIXTURE = GaussianMixture(
+    torch.tensor([0.4, 0.6]), torch.tensor([[1.0, -0.5], [-0.6, 0.4]]), torch.tensor([[0.04, 0.1], [0.1, 0.05]])
+)
+VP = GaussianProcess(VPLinearSchedule(), NoisePrediction())
+PATH, GRID = LinearPathVariable(), UniformTimeGrid()
+ADAMS = ContinuousSampler(AdamsBashforth(2, Euler()), GRID, PATH)
+
+
+def denoiser() -> Denoiser:
+    return Denoiser(MIXTURE.network(VP), VP)
+
+
+def noise(n: int, seed: int) -> torch.Tensor:
+    return torch.randn(n, 2, generator=torch.Generator().manual_seed(seed), dtype=D)
+
+
+def untrained(*budgets: int) -> AMEDPredictor:
+    torch.manual_seed(0)
+    return AMEDPredictor({nfe: GRID(VP, PATH, nfe).tolist() for nfe in budgets}, (2,), width=16)
+
+
+def pairs(n: int, seed: int) -> Batch:
+    x1 = noise(n, seed)
+    return Batch(ContinuousSampler(RK4(), GRID, PATH).sample(denoiser(), x1, 400).final, x1=x1)
+
+
+@pytest.mark.parametrize("nfe", [1, 2, 5, 6])
+def test_untrained_it_is_adams_bashforth_on_the_grid_that_it_was_given(nfe: int) -> None:
+    x1 = noise(16, 0)
+    with torch.no_grad():
+        found = AMEDSampler(untrained(nfe)).sample(denoiser(), x1, nfe)
+    assert found.final == pytest.approx(ADAMS.sample(denoiser(), x1, nfe).final, abs=1e-9)
+    assert found.stats.nfe.tolist() == [nfe] * 16
+
+
+def test_training_brings_the_ends_closer_than_every_usual_sampler_for_new_noise() -> None:
+    predictor = untrained(5)
+    objective = AMEDDistillation(VP, MIXTURE.network(VP))
+    optimizer = torch.optim.Adam(predictor.parameters(), lr=0.02)
+    batch = pairs(256, 1)
+    for _ in range(60):
+        optimizer.zero_grad()
+        objective(predictor, batch, torch.Generator()).total.backward()
+        optimizer.step()
+    held_out = pairs(512, 2)
+
+    def error(sampler) -> float:
+        with torch.no_grad():
+            ends = sampler.sample(denoiser(), held_out.x1, 5).final
+        return float((ends - held_out.x0).square().mean(1).sqrt().mean())
+
+    euler = ContinuousSampler(Euler(), GRID, PATH)
+    assert error(AMEDSampler(predictor)) < 0.75 * min(error(ADAMS), error(euler))
+
+
+def test_the_gradient_reaches_the_intermediate_time_through_the_network() -> None:
+    predictor = untrained(4)
+    AMEDDistillation(VP, MIXTURE.network(VP))(predictor, pairs(8, 3), torch.Generator()).total.backward()
+    slopes = predictor.for_budget(4).offsets.grad
+    assert bool((slopes.abs() > 1e-6).all())
+
+
+def test_each_image_has_its_own_turns_whatever_the_batch() -> None:
+    predictor, x1 = untrained(5), noise(6, 4)
+    torch.nn.init.normal_(predictor.for_budget(5).last.weight, std=0.3)
+    sampler = AMEDSampler(predictor)
+    with torch.no_grad():
+        whole = sampler.sample(denoiser(), x1, 5).final
+        alone = torch.cat([sampler.sample(denoiser(), x1[i : i + 1], 5).final for i in range(6)])
+    assert whole == pytest.approx(alone, abs=1e-6)
+
+
+def test_a_saved_predictor_samples_alike(tmp_path: Path) -> None:
+    predictor, x1 = untrained(3, 10), noise(4, 5)
+    save_file(predictor.state_dict(), tmp_path / "weights.safetensors")
+    with torch.no_grad():
+        again = AMEDSampler(str(tmp_path / "weights.safetensors")).sample(denoiser(), x1, 10).final
+        assert torch.equal(again, AMEDSampler(predictor).sample(denoiser(), x1, 10).final)
+
+
+def test_a_budget_without_predictor_and_a_missing_file_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"nfe=4.*trained for \[5\]"):
+        AMEDSampler(untrained(5)).sample(denoiser(), noise(1, 0), 4)
+    with pytest.raises(FileNotFoundError, match="dvc repro"):
+        AMEDSampler(str(tmp_path / "none.safetensors")).sample(denoiser(), noise(1, 0), 4)
+
+
+def test_training_without_noise_is_refused() -> None:
+    with pytest.raises(ValueError, match="no x1"):
+        AMEDDistillation(VP, MIXTURE.network(VP))(untrained(2), Batch(noise(1, 0)), torch.Generator())
