@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from isocline.solvers import ConstantSteps, Dopri5, ODEProblem, PIDController, SaveAt, Status, Tsit5, solve
+from isocline.solvers import ConstantSteps, Dopri5, ODEProblem, PIDController, Rodas5P, SaveAt, Status, Tsit5, solve
 from isocline.solvers.compiled import CompiledStep
 
 F64 = torch.float64
@@ -54,6 +54,20 @@ def test_results_equal_those_of_plain_steps_and_one_graph_serves_all_batch_sizes
             assert_same(found, solve(problem(batch), Tsit5(), CONTROL))
             assert found.succeeded.all()
     assert count.graphs == step.compilations == 1
+
+
+@pytest.mark.parametrize("field", [van_der_pol, lambda t, y, mu: van_der_pol(t, y, mu) + torch.sin(t)[:, None]])
+def test_stiff_steps_compile_with_the_derivatives_of_the_field(count, field):
+    # Dual numbers cannot be traced: in the graph, Jacobian and derivative in time are found in reverse.
+    start = problem(5, 500.0)
+    stiff, stepper = ODEProblem(field, start.y0, 0.0, 1.5, start.cond), Rodas5P()
+    with torch.no_grad():
+        found = solve(stiff, stepper, CONTROL, compiled=CompiledStep(backend=count))
+        wanted = solve(stiff, stepper, CONTROL)
+    assert count.graphs == 1
+    assert found.succeeded.all()
+    torch.testing.assert_close(found.final, wanted.final, rtol=1e-7, atol=1e-9)
+    assert torch.equal(found.stats.accepted, wanted.stats.accepted)
 
 
 @pytest.mark.slow

@@ -133,6 +133,20 @@ def test_float32_stays_float32_and_meets_a_loose_tolerance(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_short_steps_in_float32_keep_the_digits_of_slopes(kind):
+    # A slope found as the difference of two states would be off by eps / (hγ), 1e-3 here, and an event with it.
+    def slopes(dtype):
+        y0 = torch.tensor([[1.0, 0.5]], dtype=dtype)
+        problem = ODEProblem(lambda t, y, cond: torch.stack([y[:, 1], -y[:, 0]], 1), y0, 0.0, 1e-4)
+        stepper = kind()
+        t0, t1 = (torch.tensor(t, dtype=torch.float64) for t in (0.0, 1e-4))
+        with torch.no_grad():
+            return stepper.step(problem, t0, t1, y0, stepper.init(problem, t0, y0)).carry.slope
+
+    torch.testing.assert_close(slopes(torch.float32).double(), slopes(torch.float64), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_step_needs_one_jacobian_and_one_factorization_for_all_its_stages(kind):
     calls = []
 

@@ -248,3 +248,17 @@ def test_a_gradient_of_an_adaptive_stiff_solve_is_that_of_the_solution():
     c, s = math.cos(1.0), math.sin(1.0)
     wanted = ((2 * k * c + s) * (k * k + 1) - (k * k * c + k * s) * 2 * k) / (k * k + 1) ** 2
     assert float(found) == pytest.approx(wanted, rel=1e-4)
+
+
+def test_refined_stages_are_counted_and_are_those_of_the_plain_step_where_the_matrix_is_well_rounded():
+    with torch.no_grad():
+        plain, refined = (solve(spiral.problem(), Rodas5P(refinements=count), ConstantSteps(20)) for count in (0, 2))
+    torch.testing.assert_close(refined.final, plain.final, rtol=1e-13, atol=1e-13)
+    assert torch.equal(refined.stats.nfe - plain.stats.nfe, torch.full_like(plain.stats.nfe, 20 * 2 * 8))
+
+
+def test_refinement_is_refused_where_it_cannot_be_done():
+    with pytest.raises(ValueError, match="refinements=-1"):
+        Rodas5P(refinements=-1)
+    with pytest.raises(ValueError, match="dual numbers"):
+        solve(spiral.problem(), Rodas5P(Derivative.REVERSE, refinements=2), ConstantSteps(1))

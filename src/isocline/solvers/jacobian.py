@@ -31,7 +31,7 @@ class Derivative(enum.Enum):
     time for small states, memory for D states' worth of whatever the field computes. REVERSE backpropagates each
     component: exact, for fields with an operation that has no dual rule. DIFFERENCES takes central differences,
     relative error about 1e-10 in float64 and 1e-4 in float32: for fields that leave PyTorch or cut the graph. GIVEN
-    asks the problem's ``jac``.
+    asks the problem's ``jac``. In compiled steps DUAL means row by row in reverse: a compiler merges what they share.
     """
 
     DUAL = "dual"
@@ -148,6 +148,11 @@ class Linearizer:
             h = None
         return _METHODS[self.derivative](problem, t, y, rows, h)
 
+    def push(self, problem: AbstractProblem, t: Tensor, y: Tensor, rows: RealRows, direction: Tensor) -> Tensor:
+        """``∂f/∂y`` times a direction, shape (B, N), by one evaluation on dual numbers."""
+        slope = _evaluate(problem, t, Dual(y, rows.restore(direction)[None]))
+        return rows.flatten(slope.tangent[0]) if isinstance(slope, Dual) else torch.zeros_like(direction)
+
 
 def _evaluate(problem: AbstractProblem, t: Any, y: Any) -> Any:
     return problem.evaluate(t, y)
@@ -181,6 +186,8 @@ def _probe_graph(problem: AbstractProblem, t: Tensor, y: Tensor, autonomous: boo
 
 
 def _by_duals(problem: AbstractProblem, t: Tensor, y: Tensor, rows: RealRows, h: Tensor | None) -> Linearization:
+    if torch.compiler.is_compiling():
+        return _by_pulling(problem, t, y, rows, h)
     count, width = len(y), rows.width
     directions = width + (h is not None)
     real = y.real.dtype if y.is_complex() else y.dtype
@@ -205,6 +212,21 @@ def _by_duals(problem: AbstractProblem, t: Tensor, y: Tensor, rows: RealRows, h:
     # Laid out by columns, as a factorization wants it.
     jacobian = found[:width].permute(1, 2, 0)
     return Linearization(value, jacobian, None if h is None else found[width], 1)
+
+
+def _by_pulling(problem: AbstractProblem, t: Tensor, y: Tensor, rows: RealRows, h: Tensor | None) -> Linearization:
+    """Row by row in reverse, for a compiler: it cannot trace dual numbers, and merges what the rows share."""
+    point, count = rows.flatten(y), len(y)
+
+    def field(row: Tensor, time: Tensor) -> Tensor:
+        return rows.flatten(problem.evaluate(time, rows.restore(row)))
+
+    value, pull, *_ = torch.func.vjp(field, point, t.expand(count))
+    eye = torch.eye(rows.width, dtype=point.dtype, device=point.device)
+    found = [pull(row.expand(count, -1)) for row in eye.unbind(0)]
+    jacobian = torch.stack([by_state for by_state, _ in found], 1)
+    rate = None if h is None else torch.stack([by_time for _, by_time in found], 1).to(point.dtype)
+    return Linearization(value, jacobian, rate, 1)
 
 
 @functools.lru_cache(maxsize=64)

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from isocline.shapes import expand_like
 from isocline.solvers.dense import AbstractInterpolant
-from isocline.solvers.jacobian import Linearizer, RealRows
-from isocline.solvers.linear import factorize, shifted
+from isocline.solvers.jacobian import Derivative, Linearizer, RealRows
+from isocline.solvers.linear import AbstractFactors, factorize, shifted
 from isocline.solvers.problem import AbstractProblem
+from isocline.solvers.refinement import RefinedFactors
 from isocline.solvers.rosenbrock_tableaus import RODAS3P, RODAS4, RODAS5P, RosenbrockTableau
 from isocline.solvers.stepper import StepResult
 from isocline.solvers.stiff import AbstractStiffStepper
@@ -56,9 +57,36 @@ class AbstractRosenbrock(AbstractStiffStepper):
         cls.error_order = table.error_order
         cls.nfe_per_step = sum(not table.repeats_first_slope(stage) for stage in range(1, len(table.b))) + 1
 
+    def __init__(self, derivative: Derivative | None = None, refinements: int = 0) -> None:
+        """Choose how the field is differentiated, and how exactly stages are solved.
+
+        Args:
+            derivative: None takes the problem's ``jac``, or else the best way that the field supports.
+            refinements: corrections of each stage by the field's own product with the Jacobian, one evaluation each
+                (see `isocline.solvers.refinement`). Two keep the digits of species many orders smaller than those
+                they depend on; of no use elsewhere. Not for compiled steps.
+
+        Raises:
+            ValueError: if ``refinements`` is negative.
+        """
+        super().__init__(derivative)
+        if refinements < 0:
+            raise ValueError(f"refinements={refinements}; expected 0 or more, usually 0 or 2")
+        self._refinements = refinements
+
     def init(self, problem: AbstractProblem, t0: Tensor, y0: Tensor) -> RosenbrockCarry:
-        """Find out how the field can be differentiated."""
-        return RosenbrockCarry(*Linearizer.probe(problem, t0, y0, self._derivative), self._unmeasured(y0))
+        """Find out how the field can be differentiated.
+
+        Raises:
+            ValueError: if stages are to be refined and the field has no derivatives by dual numbers.
+        """
+        linearizer, slope = Linearizer.probe(problem, t0, y0, self._derivative)
+        if self._refinements and linearizer.derivative is not Derivative.DUAL:
+            raise ValueError(
+                f"refinements={self._refinements} needs dual numbers, and the field's derivatives are found by "
+                f"{linearizer.derivative}; leave refinements out, or take an ESDIRK method such as Kvaerno5"
+            )
+        return RosenbrockCarry(linearizer, slope, self._unmeasured(y0))
 
     def initial_slope(self, carry: RosenbrockCarry) -> Tensor:
         """Evaluated by `init`."""
@@ -77,7 +105,7 @@ class AbstractRosenbrock(AbstractStiffStepper):
         weights = _weights(table, start.dtype, start.device)
         h = expand_like(dt, start).to(start.dtype)
         scaled = h * table.gamma
-        factors = factorize(shifted(local.jacobian, scaled))
+        factors = self._factorize(problem, t0, y0, carry.linearizer, local.jacobian, scaled)
         # Stage points, sums Σ γ c_ij u_j, end and error are accumulated all at once, as each u_j becomes known.
         sums, right = weights.starts * start, scaled * local.value
         if local.rate is not None:
@@ -105,11 +133,20 @@ class AbstractRosenbrock(AbstractStiffStepper):
             rows.restore(y1),
             rows.restore(error.detach()),
             RosenbrockCarry(carry.linearizer, carry.slope, self._measured(local.jacobian)),
-            self.nfe_per_step - 1 + local.nfe,
+            self.nfe_per_step - 1 + local.nfe + self._refinements * len(stages),
             dense,
             jacobians=1,
             factorizations=1,
         )
+
+    def _factorize(
+        self, problem: AbstractProblem, t0: Tensor, y0: Tensor, linearizer: Linearizer, jacobian: Tensor, scaled: Tensor
+    ) -> AbstractFactors:
+        factors = factorize(shifted(jacobian, scaled))
+        if not self._refinements:
+            return factors
+        push = functools.partial(linearizer.push, problem, t0, y0, RealRows(y0))
+        return RefinedFactors(factors, scaled, push, self._refinements)
 
 
 class Rodas3P(AbstractRosenbrock):
