@@ -19,6 +19,7 @@ from isocline.samplers.grid import PowerGrid, UniformLogRatioGrid, UniformTimeGr
 from isocline.samplers.guidance import ClassifierFreeGuidance
 from isocline.samplers.variable import AngleVariable, LinearPathVariable, NoiseRatioVariable, TimeVariable
 from isocline.solvers.explicit import RK4, Dopri5, Euler, Heun
+from isocline.solvers.multistep import AdamsBashforth, AdamsBashforthMoulton
 
 D = torch.float64
 MIXTURE = GaussianMixture(
@@ -137,6 +138,11 @@ def test_the_flow_carries_noise_to_the_mixture(process, sampler) -> None:
         (RK4(), 3, 3),
         (Dopri5(), 8, 7),
         (Dopri5(), 6, 6),
+        (AdamsBashforth(4), 12, 12),
+        (AdamsBashforth(4), 16, 16),
+        (AdamsBashforth(4), 7, 4),
+        (AdamsBashforthMoulton(4), 20, 19),
+        (AdamsBashforthMoulton(4), 8, 5),
     ],
 )
 def test_budgets_are_kept_and_counted_per_forward(stepper, nfe: int, spent: int) -> None:

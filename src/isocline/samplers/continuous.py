@@ -76,6 +76,8 @@ class ContinuousSampler(AbstractSampler):
         if calls < 1:
             raise ValueError(f"nfe={nfe} does not pay for one evaluation ({evaluations} forwards); raise nfe")
         steps = (calls - self.stepper.init_nfe) // self.stepper.nfe_per_step
+        while steps >= 1 and self.stepper.evaluations(steps) > calls:
+            steps -= 1
         return Plan(self.stepper, steps) if steps >= 1 else Plan(Euler(), calls)
 
     def sample(

@@ -67,6 +67,10 @@ class AdamsBashforth(AbstractStepper):
         self._steps = order
         self._starter = _starter(order) if starter is None else starter
 
+    def evaluations(self, steps: int) -> int:
+        """See the base class."""
+        return steps + min(steps, self._steps - 1) * _inner_nfe(self._starter)
+
     def init(self, problem: AbstractProblem, t0: Tensor, y0: Tensor) -> History:
         """Nothing is known yet."""
         return History((), ())
@@ -118,6 +122,12 @@ class AdamsBashforthMoulton(AbstractStepper):
         self.corrector = FixedPoint(iterations=1) if corrector is None else corrector
         self._starter = _starter(order) if starter is None else starter
         self.nfe_per_step = self.corrector.least_nfe(1) + 1
+
+    def evaluations(self, steps: int) -> int:
+        """See the base class; without the corrections of a corrector with ``tol`` beyond the first."""
+        first = min(steps, self._past - 1)
+        each = _inner_nfe(self._starter) + int(not self._starter.tableau.first_same_as_last)
+        return self.init_nfe + first * each + (steps - first) * self.nfe_per_step
 
     def init(self, problem: AbstractProblem, t0: Tensor, y0: Tensor) -> History:
         """The slope at the start."""

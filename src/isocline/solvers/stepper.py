@@ -72,6 +72,14 @@ class AbstractStepper(ABC):
         """
         return None
 
+    def evaluations(self, steps: int) -> int:
+        """Evaluations that the first ``steps`` steps cost a sample, those that a multistep method starts with included.
+
+        Args:
+            steps: number of steps on a grid.
+        """
+        return self.init_nfe + steps * self.nfe_per_step
+
     def initial_slope(self, carry: Any) -> Tensor | None:
         """The slope at the start if `init` evaluated it: the first step size is then found with one call less."""
         return None
