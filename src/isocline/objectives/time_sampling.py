@@ -10,7 +10,16 @@ from torch import Tensor
 
 from isocline.processes.gaussian import GaussianProcess
 
-__all__ = ["AbstractTimes", "LogNormalNoiseTimes", "LogitNormalTimes", "StratifiedTimes", "Times", "UniformTimes"]
+__all__ = [
+    "AbstractTimes",
+    "AntitheticTimes",
+    "LogNormalNoiseTimes",
+    "LogRatioTimes",
+    "LogitNormalTimes",
+    "StratifiedTimes",
+    "Times",
+    "UniformTimes",
+]
 
 
 class AbstractTimes(ABC):
@@ -56,6 +65,52 @@ class StratifiedTimes(AbstractTimes):
         """Draw n times."""
         lattice = torch.arange(n, dtype=torch.float64, device=generator.device) / n
         return _into_range((lattice + _uniform(1, generator)).remainder(1.0), process)
+
+
+class AntitheticTimes(AbstractTimes):
+    """Pairs u and 1 − u: what is monotone in t has less variance than under independent draws.
+
+    Each time is uniform on [t_min, t_max]; of an odd number one has no partner. Source: Hammersley & Morton, 1956.
+    """
+
+    def __call__(self, n: int, process: GaussianProcess, generator: torch.Generator) -> Tensor:
+        """Draw n times, the partners in the second half."""
+        first = _uniform((n + 1) // 2, generator)
+        return _into_range(torch.cat([first, 1.0 - first[: n // 2]]), process)
+
+
+class LogRatioTimes(AbstractTimes):
+    """λ = ln(α/σ) uniform between its ends: importance sampling of the likelihood-weighted loss.
+
+    The density is q(t) ∝ −λ̇ = ½ g²/σ², the likelihood's weight of the noise's error; divide other weights by q with
+    `isocline.objectives.weighting.ImportanceWeighting`. Both ends of λ must be finite: choose t_min > 0 where
+    σ(0) = 0 and t_max < 1 where α(1) = 0.
+
+    Source: *Maximum Likelihood Training of Score-Based Diffusion Models*, Song et al., 2021, §5.1; *Variational
+    Diffusion Models*, Kingma et al., 2021, §5.1.
+
+    Args:
+        unit: how the uniform draws are made, `UniformTimes` by default: stratified or antithetic ones are carried over.
+    """
+
+    def __init__(self, unit: AbstractTimes | None = None) -> None:
+        self.unit = UniformTimes() if unit is None else unit
+
+    def __call__(self, n: int, process: GaussianProcess, generator: torch.Generator) -> Tensor:
+        """Draw n times.
+
+        Raises:
+            ValueError: if λ is infinite at t_min or t_max.
+        """
+        first, last = (float(process.schedule.log_ratio(t)) for t in (process.t_min, process.t_max))
+        if not (math.isfinite(first) and math.isfinite(last)):
+            raise ValueError(
+                f"t_min={process.t_min}, t_max={process.t_max}: λ is {first} and {last} there; LogRatioTimes needs "
+                "finite ends, set t_min=0.001 or t_max=0.999"
+            )
+        share = (self.unit(n, process, generator) - process.t_min) / (process.t_max - process.t_min)
+        times = process.schedule.inverse_log_ratio(first + share * (last - first))
+        return times.clamp(process.t_min, process.t_max)
 
 
 class LogitNormalTimes(AbstractTimes):

@@ -11,12 +11,14 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from isocline.processes.gaussian import GaussianProcess
 from isocline.processes.prediction import AbstractPrediction, DataPrediction, NoisePrediction, conversion
 from isocline.processes.schedule import ScheduleValues
 
 __all__ = [
     "AbstractWeighting",
     "EDMWeighting",
+    "ImportanceWeighting",
     "LikelihoodWeighting",
     "MinSNRWeighting",
     "SigmaSquaredWeighting",
@@ -127,3 +129,26 @@ class LikelihoodWeighting(AbstractWeighting):
         determinant = values.alpha * b - values.sigma * a
         turning = values.alpha * values.dsigma - values.dalpha * values.sigma
         return 2 * values.alpha * turning / values.sigma * torch.square(c / determinant)
+
+
+class ImportanceWeighting(AbstractWeighting):
+    """w/q for times drawn by `LogRatioTimes`: the expected loss is that of w under uniform times.
+
+    q = −λ̇ (t_max − t_min)/(λ(t_min) − λ(t_max)), relative to the uniform law. With the likelihood's weight, w/q on the
+    noise's error is one constant: the variance that comes from the weight is gone.
+
+    Args:
+        weighting: w.
+        process: whose times are drawn.
+    """
+
+    def __init__(self, weighting: AbstractWeighting, process: GaussianProcess) -> None:
+        self.weighting = weighting
+        ends = process.schedule.log_ratio(torch.tensor([process.t_min, process.t_max], dtype=torch.float64))
+        self.speed = float(ends[0] - ends[1]) / (process.t_max - process.t_min)
+
+    def __call__(self, values: ScheduleValues, prediction: AbstractPrediction) -> Tensor:
+        """Return the weights."""
+        density = (values.dsigma / values.sigma - values.dalpha / values.alpha) / self.speed
+        weight = self.weighting(values, prediction)
+        return 1.0 / density if weight is None else weight / density
