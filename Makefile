@@ -8,7 +8,7 @@ RUN    := PATH="$(CURDIR)/$(BIN):$$PATH"
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help env repro test ui report bench lint format smoke doctor clean
+.PHONY: help env repro test studies ui report bench lint format smoke doctor clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,10 @@ repro: $(ENV)  ## run the pipeline that params.yaml describes; only what changed
 
 test: $(ENV)  ## run all tests
 	@$(RUN) pytest -n 2 $(ARGS)
+
+studies: $(ENV)  ## the full study of samplers: all of them, seven budgets (params.yaml is composed anew)
+	@$(RUN) isocline compose experiment=studies $(ARGS)
+	@$(RUN) isocline repro study-solvers
 
 ui: $(ENV)  ## open MLflow's pages on http://127.0.0.1:5000 (ARGS="--port 5001" for another port)
 	@$(RUN) isocline ui $(ARGS)

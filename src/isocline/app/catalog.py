@@ -30,6 +30,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "guidance": ("guidance",),
     "distillers": ("distillation",),
     "plugins": ("plugin",),
+    "plugins": ("plugin",),
     "metrics": ("metrics",),
     "traces": ("trace",),
     "models": ("model", "density"),

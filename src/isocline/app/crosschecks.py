@@ -378,5 +378,6 @@ def _matrix(config: Mapping[str, Any]) -> Iterator[Problem]:
         for name, side in chosen.items() if isinstance(chosen, Mapping) else ():
             model = _section(config, str(side), name)
             found = "classifiers" if _classifies(model) else model.get("modality")
-            if found in ("images", "text", "classifiers") and found != modality:
+            wanted = "images" if modality == "solvers" else modality
+            if found in ("images", "text", "classifiers") and found != wanted:
                 yield Problem(f"matrix.{modality}.{name}", f"{side}.{name} is of {found}; move it to matrix.{found}")

@@ -56,6 +56,7 @@ RULES: dict[str, Rule] = {
     "matrix.images": _SECTION,
     "matrix.text": _SECTION,
     "matrix.classifiers": _SECTION,
+    "matrix.solvers": _SECTION,
     "matrix.*.*": Rule(str, choices=("models", "students")),
     "data": _SECTION,
     "data.images": _SECTION,
@@ -112,6 +113,12 @@ RULES: dict[str, Rule] = {
     "evaluation.text": _SECTION,
     "evaluation.points": _SECTION,
     "evaluation.classifiers": _SECTION,
+    "evaluation.solvers": _SECTION,
+    "plugins": _SECTION,
+    "plugins.*": _SECTION,
+    "plugins.*.samples": _COUNT,
+    "plugins.*.reference_nfe": _COUNT,
+    "plugins.*.nfe": Rule(list),
     "report": Rule(dict, optional=True),
 }
 for _side in ("models.*", "students.*", "densities.*"):
@@ -123,7 +130,7 @@ RULES["models.*.sampler"] = Rule(dict, optional=True)  # `crosschecks` says whic
 """Dotted patterns (``*`` is one name) to rules. A section that has rules and no ``_target_`` holds no other keys,
 except those in `OPEN`, whose owners check them."""
 
-OPEN = ("data.*", "judge.*", "evaluation.*", "report", "matrix.*", "models", "students", "densities")
+OPEN = ("data.*", "judge.*", "evaluation.*", "plugins.*", "report", "matrix.*", "models", "students", "densities")
 _RUNTIME = {"objective": ("process", "teacher"), "optimizer": ("params",), "ema": ("network", "model")}
 """Arguments that an entry point hands over when it builds the object, by the name of the section."""
 

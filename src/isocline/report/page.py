@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from isocline.report import charts, classifiers, densities, lineage, pictures, tables
+from isocline.report import charts, classifiers, densities, lineage, pictures, solvers, tables
 from isocline.report.figures import number, slope_field
 from isocline.report.sources import Model, Sources, TextStep, read_sources
 
@@ -333,6 +333,7 @@ def render_page(sources: Sources) -> str:
             text=_text(sources, colours),
             classifiers=_classifiers(sources, colours),
             densities=_densities(sources, colours),
+            solvers=solvers.solver_studies(sources.studies),
             training=charts.training_charts(sources.models, colours),
             cards={kind: facts(card) for kind, card in sources.cards.items()},
             judges={kind: facts(card) for kind, card in sources.judges.items()},

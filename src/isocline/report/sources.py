@@ -133,6 +133,7 @@ class Sources:
     density_tensors: Mapping[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
     points: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     point_cards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    studies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def of(self, modality: str) -> tuple[Model, ...]:
         """The models of one modality, teachers before their students."""
@@ -334,6 +335,8 @@ def read_sources(root: Path, params: Mapping[str, Any]) -> Sources:
     sets = (params.get("data") or {}).get("points") or {}
     kept = {name: reader.tensors(f"data/evaluations/{name}/density.safetensors") for name in declared}
     points = _points(reader, sets)
+    studied = (params.get("matrix") or {}).get("solvers") or {}
+    studies = {name: reader.json(f"metrics/solvers-{name}.json") for name in studied}
     return Sources(
         params=params,
         models=tuple(model for model, _ in read),
@@ -347,4 +350,5 @@ def read_sources(root: Path, params: Mapping[str, Any]) -> Sources:
         density_tensors=kept,
         points=points,
         point_cards={name: reader.json(f"data/points/{name}/card.json") for name in sets},
+        studies=studies,
     )

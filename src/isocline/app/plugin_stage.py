@@ -1,0 +1,81 @@
+"""What the stages that make plug-ins of a trained model share: the model, and ends of its flow from known noise."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from isocline.app.artifacts import LoadedModel, build, device_of, load_model
+from isocline.processes.denoiser import AbstractDenoiser, Denoiser
+from isocline.randomness import sample_noise
+
+__all__ = ["FlowEnds", "flow_ends", "read_grids", "wrapped"]
+
+Wrap = Callable[[AbstractDenoiser], AbstractDenoiser]
+
+
+class FlowEnds(NamedTuple):
+    """A trained model and pairs of its flow.
+
+    Attributes:
+        model: as loaded.
+        denoiser: its network and process, wrapped as configured for the model.
+        noise: unit-variance noise ``(N, C, H, W)``.
+        ends: where the accurate flow leads from it, same shape.
+        labels: class labels ``(N,)``, or None.
+    """
+
+    model: LoadedModel
+    denoiser: AbstractDenoiser
+    noise: Tensor
+    ends: Tensor
+    labels: Tensor | None
+
+
+def flow_ends(name: str, section: Mapping[str, Any], accelerator: str, seed: int, batch_size: int = 64) -> FlowEnds:
+    """Integrate a model's flow accurately.
+
+    Args:
+        name: of the model.
+        section: ``samples``, ``reference`` (a sampler), ``reference_nfe`` and ``wrap`` by model.
+        accelerator: see `device_of`.
+        seed: of the noise; sample i depends on (seed, i) alone.
+        batch_size: samples at once.
+    """
+    device = device_of(accelerator)
+    model = load_model(Path("data/models") / name, section["reference"], device)
+    denoiser = wrapped(Denoiser(model.network, model.process), build(section["wrap"]), name)
+    network = model.config["network"]
+    shape, classes = (network["channels"], network["size"], network["size"]), network.get("classes", 0)
+    noise = sample_noise(seed, "flow", range(section["samples"]), shape).to(device)
+    labels = torch.arange(len(noise), device=device) % classes if classes else None
+    parts = []
+    with torch.inference_mode():
+        for first in range(0, len(noise), batch_size):
+            rows = slice(first, first + batch_size)
+            cond = None if labels is None else labels[rows]
+            solution = model.sampler.sample(denoiser, noise[rows], section["reference_nfe"], cond=cond)
+            parts.append(solution.raise_on_failure().final)
+    return FlowEnds(model, denoiser, noise, torch.cat(parts), labels)
+
+
+def wrapped(denoiser: AbstractDenoiser, wraps: Mapping[str, Wrap], name: str) -> AbstractDenoiser:
+    """Put around a model's denoiser what is configured for it, if anything."""
+    return wraps[name](denoiser) if name in wraps else denoiser
+
+
+def read_grids(name: str) -> dict[int, list[float]]:
+    """Read the optimised times of a model by number of steps.
+
+    Raises:
+        FileNotFoundError: if the stage `optimise-grid` has not run.
+    """
+    path = Path("data/grids") / name / "grid.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing; run `dvc repro optimise-grid@{name}` to make it")
+    return {int(n): times for n, times in json.loads(path.read_text())["times"].items()}
