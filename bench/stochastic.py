@@ -19,7 +19,8 @@ import torchsde
 from torch import Tensor
 
 from isocline.solvers import AbstractStepper, ConstantSteps, EulerMaruyama, PIDController, SDEProblem, solve
-from isocline.solvers.brownian import VirtualBrownianTree
+from isocline.solvers.brownian import AbstractBrownian, VirtualBrownianTree
+from isocline.solvers.brownian_grid import BrownianGrid
 from isocline.solvers.milstein import Milstein
 from isocline.solvers.problem import Calculus
 from isocline.solvers.srk import SRIW1
@@ -67,10 +68,9 @@ def root_mean_square(error: Tensor) -> float:
     return float(error.square().mean().sqrt())
 
 
-def ours(stepper: AbstractStepper, calculus: Calculus, tol: float | None, seed: int, tree: bool = True) -> Run:
+def ours(stepper: AbstractStepper, calculus: Calculus, tol: float | None, noise: AbstractBrownian | None = None) -> Run:
     y0 = torch.ones(SHAPE, dtype=torch.float64)
-    noise = VirtualBrownianTree(seed, 0.0, 1.0) if tree else None
-    source = None if tree else torch.Generator().manual_seed(seed)
+    source = torch.Generator().manual_seed(0) if noise is None else None
     problem = SDEProblem(
         lambda t, y, c: MU * y,
         lambda t, y, c: SIGMA * y,
@@ -84,7 +84,7 @@ def ours(stepper: AbstractStepper, calculus: Calculus, tol: float | None, seed: 
     control = ConstantSteps(STEPS) if tol is None else PIDController(rtol=tol, atol=tol)
     solution = solve(problem, stepper, control)
     nfe = float(solution.stats.nfe.double().mean())
-    if noise is None:
+    if not isinstance(noise, VirtualBrownianTree | BrownianGrid):
         return Run(math.nan, nfe)
     w = noise.at(torch.tensor(1.0, dtype=torch.float64), y0).w
     return Run(root_mean_square(solution.final - exact(w, calculus)), nfe)
@@ -124,16 +124,21 @@ def fixed(repeats: int) -> list[str]:
     rows = []
     for stepper, calculus, method in METHODS:
         cases = {
-            "fresh": lambda stepper=stepper, calculus=calculus: ours(stepper, calculus, None, 0, tree=False),
-            "tree": lambda stepper=stepper, calculus=calculus: ours(stepper, calculus, None, 0),
+            "fresh": lambda stepper=stepper, calculus=calculus: ours(stepper, calculus, None),
+            "grid": lambda stepper=stepper, calculus=calculus: ours(
+                stepper, calculus, None, BrownianGrid.uniform(0, 0.0, 1.0, STEPS)
+            ),
+            "tree": lambda stepper=stepper, calculus=calculus: ours(
+                stepper, calculus, None, VirtualBrownianTree(0, 0.0, 1.0)
+            ),
             "peer": lambda method=method, calculus=calculus: peer(method, calculus, None, 0),
         }
         found = {name: run() for name, run in cases.items()}
         ms = medians(cases, repeats)
         rows.append(
-            f"| {type(stepper).__name__} / {method} | {found['tree'].error:.1e} | {found['peer'].error:.1e} "
-            f"| {ms['fresh']:.0f} | {ms['tree']:.0f} | {ms['peer']:.0f} "
-            f"| {ms['fresh'] / ms['peer']:.2f} | {ms['tree'] / ms['peer']:.2f} |"
+            f"| {type(stepper).__name__} / {method} | {found['grid'].error:.1e} | {found['tree'].error:.1e} "
+            f"| {found['peer'].error:.1e} | {ms['fresh']:.0f} | {ms['grid']:.0f} | {ms['tree']:.0f} | {ms['peer']:.0f} "
+            f"| {ms['fresh'] / ms['peer']:.2f} | {ms['grid'] / ms['peer']:.2f} | {ms['tree'] / ms['peer']:.2f} |"
         )
     return rows
 
@@ -143,7 +148,9 @@ def adaptive(repeats: int) -> list[str]:
     for stepper, calculus, method in METHODS[2:]:
         for tol in (1e-2, 1e-3):
             cases = {
-                "ours": lambda stepper=stepper, calculus=calculus, tol=tol: ours(stepper, calculus, tol, 0),
+                "ours": lambda stepper=stepper, calculus=calculus, tol=tol: ours(
+                    stepper, calculus, tol, VirtualBrownianTree(0, 0.0, 1.0)
+                ),
                 "peer": lambda method=method, calculus=calculus, tol=tol: peer(method, calculus, tol, 0),
             }
             found = {name: run() for name, run in cases.items()}
@@ -164,9 +171,10 @@ def main() -> None:
     with torch.no_grad():
         print(f"{STEPS} equal steps\n")
         print(
-            "| method | error, tree | error, torchsde | ms, fresh | ms, tree | ms, torchsde | fresh/torchsde | tree/… |"
+            "| method | error, grid | error, tree | error, torchsde | ms, fresh | ms, grid | ms, tree | ms, torchsde "
+            "| fresh/torchsde | grid/… | tree/… |"
         )
-        print("|---|---|---|---|---|---|---|---|", *fixed(repeats), sep="\n")
+        print("|---|---|---|---|---|---|---|---|---|---|---|", *fixed(repeats), sep="\n")
         print("\nadaptive steps\n")
         print("| method | tol | error | torchsde | NFE | torchsde | ms | torchsde | ratio |")
         print("|---|---|---|---|---|---|---|---|---|", *adaptive(repeats), sep="\n")

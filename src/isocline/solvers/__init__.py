@@ -2,6 +2,7 @@
 
 from isocline.solvers.auto import Auto
 from isocline.solvers.brownian import AbstractBrownian, BrownianIncrements, VirtualBrownianTree
+from isocline.solvers.brownian_grid import BrownianGrid
 from isocline.solvers.compiled import CompiledStep
 from isocline.solvers.controller import ConstantSteps, FixedGrid, PIDController
 from isocline.solvers.drop_in import odeint, odeint_adjoint, odeint_event
@@ -78,6 +79,7 @@ __all__ = [
     "Backpropagation",
     "BacksolveAdjoint",
     "Bosh3",
+    "BrownianGrid",
     "BrownianIncrements",
     "Calculus",
     "CheckpointedAdjoint",

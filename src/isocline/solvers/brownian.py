@@ -20,6 +20,8 @@ __all__ = [
     "BrownianPoint",
     "TreeWeights",
     "VirtualBrownianTree",
+    "accumulate",
+    "sample_keys",
     "tree_weights",
 ]
 
@@ -272,7 +274,7 @@ class VirtualBrownianTree(AbstractBrownian):
         span = self.t1 - self.t0
         share = (t.detach().double().reshape(-1).to(y.device) - self.t0) / span
         weights = tree_weights(share, self.depth, span)
-        keys = self._keys(y)
+        keys = sample_keys(self.seed, self.samples, y)
         size = keys.shape[1]
         rows = max(1, _CACHED_NUMBERS // max(1, size)) if y.device.type == "cpu" else len(keys)
         w = torch.zeros(keys.shape, dtype=torch.float64, device=y.device)
@@ -280,7 +282,7 @@ class VirtualBrownianTree(AbstractBrownian):
         for first in range(0, len(keys), rows):
             part = slice(first, first + rows)
             own = weights if len(share) == 1 else TreeWeights(*(weight[..., part] for weight in weights))
-            _accumulate(own, keys[part], w[part], area[part])
+            accumulate(own, keys[part], w[part], area[part])
         return BrownianPoint(w.reshape(y.shape), area.reshape(y.shape))
 
     def start(self, t: Tensor, y: Tensor) -> BrownianPoint:
@@ -300,15 +302,21 @@ class VirtualBrownianTree(AbstractBrownian):
         h = torch.where(dt == 0, 0.0, mean - (here.w + there.w) / 2)
         return BrownianIncrement(w, h.to(y.dtype)), there
 
-    def _keys(self, y: Tensor) -> Tensor:
-        samples = torch.arange(len(y), device=y.device) if self.samples is None else self.samples.to(y.device)
-        if len(samples) != len(y):
-            raise ValueError(f"the tree has {len(samples)} samples, the state a batch of {len(y)}; make them equal")
-        elements = torch.arange(y[0].numel() if len(y) else 0, device=y.device)
-        return combine(combine(seed_key(self.seed, y.device), samples)[:, None], elements)
+
+def sample_keys(seed: int, samples: Tensor | None, y: Tensor) -> Tensor:
+    """A key for every element of every sample of a state (B, *event), int64, shape (B, elements).
+
+    Raises:
+        ValueError: if ``samples``, by default the places in the batch, is not of the batch's size.
+    """
+    samples = torch.arange(len(y), device=y.device) if samples is None else samples.to(y.device)
+    if len(samples) != len(y):
+        raise ValueError(f"the tree has {len(samples)} samples, the state a batch of {len(y)}; make them equal")
+    elements = torch.arange(y[0].numel() if len(y) else 0, device=y.device)
+    return combine(combine(seed_key(seed, y.device), samples)[:, None], elements)
 
 
-def _accumulate(weights: TreeWeights, keys: Tensor, w: Tensor, area: Tensor) -> None:
+def accumulate(weights: TreeWeights, keys: Tensor, w: Tensor, area: Tensor) -> None:
     """Add every node's normal numbers, weighted, to ``w`` and ``area`` (n, elements), in a fixed order of nodes."""
     # Addresses are hashed before they meet the key, so that neighbouring keys share no runs of numbers.
     addresses = mix64(weights.nodes)[..., None]
