@@ -36,9 +36,9 @@ METHODS: tuple[tuple[AbstractStepper, Calculus, str], ...] = (
 
 
 class Run(NamedTuple):
-    """One solve: its error along its own path, and drift evaluations per sample (mean)."""
+    """One solve: its error along its own path, found when asked for, and drift evaluations per sample (mean)."""
 
-    error: float
+    error: Callable[[], float]
     nfe: float
 
 
@@ -85,9 +85,9 @@ def ours(stepper: AbstractStepper, calculus: Calculus, tol: float | None, noise:
     solution = solve(problem, stepper, control)
     nfe = float(solution.stats.nfe.double().mean())
     if not isinstance(noise, VirtualBrownianTree | BrownianGrid):
-        return Run(math.nan, nfe)
-    w = noise.at(torch.tensor(1.0, dtype=torch.float64), y0).w
-    return Run(root_mean_square(solution.final - exact(w, calculus)), nfe)
+        return Run(lambda: math.nan, nfe)
+    end = torch.tensor(1.0, dtype=torch.float64)
+    return Run(lambda: root_mean_square(solution.final - exact(noise.at(end, y0).w, calculus)), nfe)
 
 
 def peer(method: str, calculus: Calculus, tol: float | None, seed: int) -> Run:
@@ -103,9 +103,12 @@ def peer(method: str, calculus: Calculus, tol: float | None, seed: int) -> Run:
     options = {"adaptive": tol is not None} | ({"rtol": tol, "atol": tol} if tol else {})
     ts = torch.tensor([0.0, 1.0], dtype=torch.float64)
     final = torchsde.sdeint(sde, y0, ts, bm=noise, method=method, dt=1 / STEPS, **options)[-1]
-    w = noise(0.0, 1.0)
-    w = w[0] if isinstance(w, tuple) else w
-    return Run(root_mean_square(final - exact(w, calculus)), float(sde.calls))
+
+    def error() -> float:
+        w = noise(0.0, 1.0)
+        return root_mean_square(final - exact(w[0] if isinstance(w, tuple) else w, calculus))
+
+    return Run(error, float(sde.calls))
 
 
 def medians(cases: dict[str, Callable[[], Run]], repeats: int) -> dict[str, float]:
@@ -136,8 +139,9 @@ def fixed(repeats: int) -> list[str]:
         found = {name: run() for name, run in cases.items()}
         ms = medians(cases, repeats)
         rows.append(
-            f"| {type(stepper).__name__} / {method} | {found['grid'].error:.1e} | {found['tree'].error:.1e} "
-            f"| {found['peer'].error:.1e} | {ms['fresh']:.0f} | {ms['grid']:.0f} | {ms['tree']:.0f} | {ms['peer']:.0f} "
+            f"| {type(stepper).__name__} / {method} | {found['grid'].error():.1e} | {found['tree'].error():.1e} "
+            f"| {found['peer'].error():.1e} | "
+            f"{ms['fresh']:.0f} | {ms['grid']:.0f} | {ms['tree']:.0f} | {ms['peer']:.0f} "
             f"| {ms['fresh'] / ms['peer']:.2f} | {ms['grid'] / ms['peer']:.2f} | {ms['tree'] / ms['peer']:.2f} |"
         )
     return rows
@@ -156,8 +160,8 @@ def adaptive(repeats: int) -> list[str]:
             found = {name: run() for name, run in cases.items()}
             ms = medians(cases, repeats)
             rows.append(
-                f"| {type(stepper).__name__} / {method} | {tol:.0e} | {found['ours'].error:.1e} "
-                f"| {found['peer'].error:.1e} | {found['ours'].nfe:.0f} | {found['peer'].nfe:.0f} "
+                f"| {type(stepper).__name__} / {method} | {tol:.0e} | {found['ours'].error():.1e} "
+                f"| {found['peer'].error():.1e} | {found['ours'].nfe:.0f} | {found['peer'].nfe:.0f} "
                 f"| {ms['ours']:.0f} | {ms['peer']:.0f} | {ms['ours'] / ms['peer']:.2f} |"
             )
     return rows
