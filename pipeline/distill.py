@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from isocline.app.artifacts import build, load_model, save_model
+from isocline.app.latent_space import carry_autoencoder
 from isocline.app.training_stage import finish, training_tensors
 from isocline.randomness import derive_seed
 from isocline.tracking.stage import StageRun
@@ -37,4 +38,5 @@ def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
     result = fit(module, tensors, settings, run.directory, label=f"distil {item}", log=run.metrics)
     config = {**teacher.config, "name": item, "teacher": section["teacher"], "distillation": section["objective"]}
     save_model(Path("data/models") / item, result.network, config, result.history, result.averages)
+    carry_autoencoder(Path("data/models") / section["teacher"], Path("data/models") / item)
     finish(run, item, result)

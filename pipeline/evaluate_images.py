@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isocline.app.artifacts import build, device_of, load_model, load_tensors
+from isocline.app.decoding import decoded
 from isocline.app.evaluation_stage import metrics_document, model_section, write_curve, write_json
 from isocline.app.judges import load_image_judge
 from isocline.datasets.storage import write_bytes, write_tensors
@@ -29,15 +30,17 @@ def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
     settings: ImageSettings = build(params["evaluation"]["images"])
     device, seed = device_of(params["accelerator"]), derive_seed(params["seed"], "evaluate-images")
     section = model_section(params, item)
-    model = load_model(Path("data/models") / item, section["sampler"], device)
+    directory = Path("data/models") / item
+    model = load_model(directory, section["sampler"], device)
     train, test = (load_tensors(Path(f"data/images/{split}.safetensors")) for split in ("train", "test"))
-    classes = model.config["network"].get("classes", 0)
+    network = model.config["network"]
+    classes, shape = network.get("classes", 0), (network["channels"], network["size"], network["size"])
     run.dataset_file("data/images/test.safetensors", context="test")
     denoiser = Denoiser(model.network, model.process)
     reference = ImageReference(load_image_judge(device=device), train["images"], test["images"])
     result = evaluate_images(
-        denoiser, model.sampler, reference, settings, seed,
-        classes=classes, device=device,
+        denoiser, decoded(model.sampler, directory, device), reference, settings, seed,
+        classes=classes, shape=shape, device=device,
         progress=lambda line: print(f"evaluate {item}: {line}", flush=True),
     )  # fmt: skip
 

@@ -49,6 +49,7 @@ _KNOWN = {
     "isocline.datasets.fashion_mnist.FashionMNIST": _Images((1, 28, 28), 60000, 10000),
     "isocline.datasets.cifar10.CIFAR10": _Images((3, 32, 32), 50000, 10000),
 }
+_FITS = ("images", "latents", "text")
 _NEEDED_SPLITS = ("train", "judge", "test")
 _EXAMPLES = {"gaussian": "euler", "kernel": "ancestral", "none": "autoregressive"}
 _FAMILIES = {
@@ -216,11 +217,20 @@ def _same(key: str, node: Mapping[str, Any], name: str, data: Mapping[str, Any],
 def _network(key: str, network: Mapping[str, Any], modality: Any, config: Mapping[str, Any]) -> Iterator[Problem]:
     """Compare a network's shape with that of its data."""
     data, where = _section(config, "data", str(modality)), f"data.{modality}"
-    mine, other = ("channels", "vocab_size") if modality == "images" else ("vocab_size", "channels")
+    if modality == "latents":
+        where, latents = "autoencoders.latents.network", _section(config, "autoencoders", "latents", "network")
+        names = {"channels": "latent_channels", "size": "latent_size"}
+        data = {name: latents.get(theirs) for name, theirs in names.items()}
+        if not latents:
+            yield Problem(
+                "autoencoders.latents",
+                f"is missing, and {key} is of latents; set autoencoder@autoencoders.latents=convolutional",
+            )
+    mine, other = ("vocab_size", "channels") if modality == "text" else ("channels", "vocab_size")
     if other in network and mine not in network:
         kind = str(network.get("_target_")).rpartition(".")[2]
         yield Problem(key, f"{kind} has {other} and no {mine}: it is no network of {modality}; choose another one")
-    for name in ("channels", "size") if modality == "images" else ("vocab_size",):
+    for name in ("vocab_size",) if modality == "text" else ("channels", "size"):
         yield from _same(f"{key}.{name}", network, name, data, where)
     if modality == "images" and network.get("classes"):
         yield from _same(f"{key}.classes", network, "classes", data, where)
@@ -236,7 +246,7 @@ def _model(name: str, config: Mapping[str, Any]) -> Iterator[Problem]:
     family = _family(kind) if kind or not process else None
     if _classifies(model):
         yield from _classifier(key, model)
-    elif family and modality in ("images", "text") and (family == "gaussian") != (modality == "images"):
+    elif family and modality in _FITS and (family == "gaussian") != (modality != "text"):
         right = "images" if family == "gaussian" else "text"
         example = "linear" if modality == "images" else "absorbing"
         yield Problem(

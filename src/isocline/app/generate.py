@@ -127,6 +127,7 @@ def _load(name: str, root: Path, sampler: str | None, modality: str) -> LoadedMo
     from hydra.errors import InstantiationException
 
     from isocline.app.artifacts import build, load_model
+    from isocline.app.decoding import decoded
 
     directory = resolve_model(name, root)
     section, source = _sampler_section(directory, sampler, root)
@@ -137,7 +138,7 @@ def _load(name: str, root: Path, sampler: str | None, modality: str) -> LoadedMo
         raise ValueError(f"{directory / 'model.yaml'} cannot be built ({_reason(error)}); {cure}") from error
     if model.modality == "points":
         raise ValueError(f"{name} is a density on points; its samples are in data/evaluations/{name}")
-    if model.modality != modality:
+    if model.modality != modality and (model.modality, modality) != ("latents", "images"):
         other = "generate" if model.modality == "text" else "sample"
         raise ValueError(f"{name} is a model of {model.modality}; use `isocline {other} {name}`")
     missing = [key for key in _SHAPE[modality] if key not in model.config["network"]]
@@ -150,7 +151,7 @@ def _load(name: str, root: Path, sampler: str | None, modality: str) -> LoadedMo
     except InstantiationException as error:
         raise ValueError(f"{source} cannot be built ({_reason(error)}); correct it") from error
     _check_sampler(made, model, source, root)
-    return replace(model, sampler=made)
+    return replace(model, sampler=decoded(made, directory))
 
 
 def _check_sampler(sampler: Any, model: LoadedModel, source: str, root: Path) -> None:

@@ -52,7 +52,7 @@ def guided(sampler: Any, request: ImageRequest, root: Path) -> Any:
 
     from isocline.app.artifacts import build
     from isocline.app.catalog import entries
-    from isocline.samplers.guided import GuidedSampler
+    from isocline.samplers.latent import LatentSampler
 
     if request.guidance is None:
         if request.scale is not None:
@@ -70,8 +70,15 @@ def guided(sampler: Any, request: ImageRequest, root: Path) -> Any:
         raise ValueError(
             f"--guidance {request.guidance} cannot be built ({one_line(error.__cause__ or error, 200)})"
         ) from error
-    inner = sampler.sampler if isinstance(sampler, GuidedSampler) else sampler
-    return GuidedSampler(inner, guidance)
+    if isinstance(sampler, LatentSampler):
+        return LatentSampler(_guide(sampler.sampler, guidance), sampler.decode)
+    return _guide(sampler, guidance)
+
+
+def _guide(sampler: Any, guidance: Any) -> Any:
+    from isocline.samplers.guided import GuidedSampler
+
+    return GuidedSampler(sampler.sampler if isinstance(sampler, GuidedSampler) else sampler, guidance)
 
 
 def _rescale(section: dict[str, Any], scale: float) -> bool:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from isocline.app.artifacts import build, load_tensors, save_model, write_history
+from isocline.app.latent_space import carry_autoencoder
 from isocline.datasets.storage import write_json
 from isocline.randomness import derive_seed
 from isocline.tracking.stage import StageRun
@@ -60,6 +61,7 @@ def train_model(
         "objective": section["objective"],
     }
     save_model(Path("data/models") / name, result.network, config, result.history, result.averages)
+    carry_autoencoder(directory, Path("data/models") / name)
     finish(run, name, result)
 
 
@@ -83,7 +85,8 @@ def training_tensors(run: StageRun, directory: Path, classes: int = 0) -> dict[s
     for name in ("tokens", "points"):
         if name in tensors:
             return {"x0": tensors[name]}
-    return {"x0": tensors["images"], **({"cond": tensors["labels"]} if classes else {})}
+    x0 = tensors["latents" if "latents" in tensors else "images"]
+    return {"x0": x0, **({"cond": tensors["labels"]} if classes else {})}
 
 
 def finish(run: StageRun, name: str, result: FitResult) -> None:

@@ -45,7 +45,7 @@ class Rule:
 
 _SECTION = Rule(dict)
 _COUNT = Rule(int, low=1)
-_MODALITY = Rule(str, choices=("images", "text"))
+_MODALITY = Rule(str, choices=("images", "latents", "text"))
 _ACCELERATOR = Rule(str, choices=("cpu", "auto", "gpu", "cuda", "mps"))
 RULES: dict[str, Rule] = {
     "seed": Rule(int, low=0, high=2**63 - 1),
@@ -94,6 +94,9 @@ RULES: dict[str, Rule] = {
     "models.*.modality": _MODALITY,
     "models.*.process": Rule(dict, optional=True),
     "models.*.network": _SECTION,
+    "autoencoders": _SECTION,
+    "autoencoders.*": _SECTION,
+    "autoencoders.*.network": _SECTION,
     "students": _SECTION,
     "students.*": _SECTION,
     "students.*.modality": _MODALITY,
@@ -121,16 +124,27 @@ RULES: dict[str, Rule] = {
     "plugins.*.nfe": Rule(list),
     "report": Rule(dict, optional=True),
 }
-for _side in ("models.*", "students.*", "densities.*"):
+for _side in ("models.*", "students.*", "densities.*", "autoencoders.*"):
     for _part in ("objective", "optimizer", "ema", "trainer", "sampler"):
-        if (_side, _part) != ("densities.*", "sampler"):  # its network or its field is the sampler
+        if _part != "sampler" or _side in ("models.*", "students.*"):  # its network or its field is the sampler
             RULES[f"{_side}.{_part}"] = _SECTION
     RULES[f"{_side}.trainer.accelerator"] = _ACCELERATOR
 RULES["models.*.sampler"] = Rule(dict, optional=True)  # `crosschecks` says which models need none
 """Dotted patterns (``*`` is one name) to rules. A section that has rules and no ``_target_`` holds no other keys,
 except those in `OPEN`, whose owners check them."""
 
-OPEN = ("data.*", "judge.*", "evaluation.*", "plugins.*", "report", "matrix.*", "models", "students", "densities")
+OPEN = (
+    "data.*",
+    "judge.*",
+    "evaluation.*",
+    "plugins.*",
+    "report",
+    "matrix.*",
+    "models",
+    "students",
+    "densities",
+    "autoencoders",
+)
 _RUNTIME = {"objective": ("process", "teacher"), "optimizer": ("params",), "ema": ("network", "model")}
 """Arguments that an entry point hands over when it builds the object, by the name of the section."""
 

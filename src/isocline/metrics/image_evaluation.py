@@ -142,6 +142,7 @@ def evaluate_images(
     seed: int,
     *,
     classes: int = 0,
+    shape: Sequence[int] | None = None,
     device: str | torch.device = "cpu",
     progress: Callable[[str], None] = lambda _: None,
 ) -> ImageEvaluation:
@@ -154,6 +155,7 @@ def evaluate_images(
         settings: sizes and budgets.
         seed: run seed; not the model's, so that all models share their noise.
         classes: class labels of a conditional network, 0 for none.
+        shape: of the noise; the images' by default (a sampler that decodes starts from another one).
         device: where the network is.
         progress: told what has just been measured.
 
@@ -164,7 +166,7 @@ def evaluate_images(
     values: Curve = {}
     grids: list[Tensor] = []
     rates: dict[int, float] = {}
-    shape = tuple(reference.test.images.shape[1:])
+    shape = tuple(reference.test.images.shape[1:]) if shape is None else tuple(shape)
     for nfe in settings.nfe:
         seconds = 0.0
         for index in range(settings.seeds):
