@@ -43,7 +43,7 @@ def configured(name: str) -> ExponentialSampler:
 def before_the_last_step(process: str) -> torch.Tensor:
     """The flow's state at λ = 5 (or σ_min), where the last step begins on every grid of the test below."""
     sampler = ContinuousSampler(RK4(), UniformLogRatioGrid(), LinearPathVariable())
-    return sampler.sample(exact(PROCESSES[process]), noise(), 4 * 500, save_steps=True).ys[-2]
+    return sampler.sample(exact(PROCESSES[process]), noise(), 4 * 250, save_steps=True).ys[-2]
 
 
 @pytest.mark.parametrize("process", PROCESSES)
