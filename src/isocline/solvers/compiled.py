@@ -21,8 +21,7 @@ __all__ = ["BLOCK", "CompiledStep"]
 
 BLOCK = 4
 """Trial steps in one compiled call, where nothing is to be done between them."""
-# Code for the few samples that do not fill a vector register would take as long to compile as all the rest.
-_FOR_PROCESSORS = {"post_grad_custom_pre_pass": SplitColumns(), "cpp.enable_loop_tail_vec": False}
+_FOR_PROCESSORS = {"post_grad_custom_pre_pass": SplitColumns()}
 
 
 class CompiledStep:
