@@ -85,7 +85,8 @@ def test_pndm() -> None:
     scheduler = vp_peer(diffusers.PNDMScheduler, set_alpha_to_one=True)
     ours = PNDMSampler(GRID).sample(exact(VP), noise(), STEPS + 9)
     assert int(ours.stats.nfe[0]) == len(scheduler.timesteps)
-    torch.testing.assert_close(ours.final, run_on_vp(scheduler), rtol=1e-5, atol=1e-5)
+    # Tighter than elsewhere: where the warm-up lies the noise hardly changes, so that its weights hardly show.
+    torch.testing.assert_close(ours.final, run_on_vp(scheduler), rtol=1e-10, atol=1e-10)
 
 
 def test_ipndm() -> None:
