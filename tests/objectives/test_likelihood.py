@@ -12,9 +12,16 @@ from isocline.processes.denoiser import Denoiser
 from isocline.processes.gaussian import GaussianProcess
 from isocline.processes.grid import UniformLogRatioGrid
 from isocline.processes.mixture import GaussianMixture
-from isocline.processes.prediction import NoisePrediction, VelocityPrediction, VPrediction
+from isocline.processes.prediction import DataPrediction, NoisePrediction, VelocityPrediction, VPrediction
 from isocline.processes.probability_flow import LinearPathVariable, NoiseRatioVariable, TimeVariable
-from isocline.processes.schedule import LinearSchedule, VPCosineSchedule, VPLinearSchedule
+from isocline.processes.schedule import (
+    EDMSchedule,
+    LinearSchedule,
+    TrigFlowSchedule,
+    VESchedule,
+    VPCosineSchedule,
+    VPLinearSchedule,
+)
 from isocline.solvers import PIDController, SolverError
 from isocline.solvers.explicit import RK4, Dopri5
 
@@ -23,6 +30,8 @@ MIXTURE = GaussianMixture(
     torch.tensor([0.4, 0.6]), torch.tensor([[1.0, -0.5], [-0.6, 0.4]]), torch.tensor([[0.04, 0.1], [0.1, 0.05]])
 )
 LINEAR = GaussianProcess(LinearSchedule(), VelocityPrediction())
+VE = GaussianProcess(VESchedule(), NoisePrediction())
+EDM = GaussianProcess(EDMSchedule(), DataPrediction())
 
 
 def draws(seed: int = 0) -> torch.Generator:
@@ -39,6 +48,11 @@ def draws(seed: int = 0) -> torch.Generator:
         (GaussianProcess(VPLinearSchedule(), NoisePrediction(), t_min=1e-3), TimeVariable(), 0.02),
         (GaussianProcess(VPLinearSchedule(), NoisePrediction(), t_min=1e-3), NoiseRatioVariable(), 0.02),
         (GaussianProcess(VPLinearSchedule(), NoisePrediction(), t_min=1e-3), LinearPathVariable(), 0.02),
+        (GaussianProcess(TrigFlowSchedule(0.5), VelocityPrediction()), LinearPathVariable(), 1e-4),
+        # The density is that of data smoothed by σ(0). The end of VE and EDM still has the data's mean and variance; of
+        # the first, m, N(0, σ²) makes an error of z·m/σ nats.
+        (VE, LinearPathVariable(), 5e-3),
+        (EDM, LinearPathVariable(), 5e-3),
     ],
 )
 def test_the_flows_likelihood_is_the_mixtures_density(process, variable, tolerance: float) -> None:
@@ -52,15 +66,23 @@ def test_the_flows_likelihood_is_the_mixtures_density(process, variable, toleran
     assert found.kind == "exact"
 
 
-def test_the_exact_terminal_law_closes_the_gap_of_vp_linear() -> None:
-    process = GaussianProcess(VPLinearSchedule(), NoisePrediction(), t_min=1e-3)
+@pytest.mark.parametrize(
+    "process",
+    [
+        GaussianProcess(VPLinearSchedule(), NoisePrediction(), t_min=1e-3),
+        GaussianProcess(VESchedule(), NoisePrediction()),
+        GaussianProcess(EDMSchedule(), DataPrediction()),
+    ],
+    ids=["vp", "ve", "edm"],
+)
+def test_the_exact_terminal_law_closes_the_gap_to_the_prior(process) -> None:
     process.prior_log_density = lambda x: MIXTURE.log_density(process.schedule(1.0), x)
     x = MIXTURE.sample(12, draws(1))
     flow = ProbabilityFlowLikelihood(
         Dopri5(), variable=LinearPathVariable(), trace=ExactTrace(), controller=PIDController(rtol=1e-8, atol=1e-8)
     )
     found = flow.log_density(Denoiser(MIXTURE.network(process), process), x).nats
-    torch.testing.assert_close(found, MIXTURE.log_density(process.schedule(1e-3), x), rtol=0, atol=1e-5)
+    torch.testing.assert_close(found, MIXTURE.log_density(process.schedule(process.t_min), x), rtol=0, atol=1e-5)
 
 
 def test_hutchinsons_trace_is_unbiased_about_the_exact_one() -> None:
@@ -142,6 +164,20 @@ def test_bits_per_dim_of_a_gaussian_model_is_its_cross_entropy_plus_seven_bits()
         denoiser, images[:2], draws(2), ProbabilityFlowLikelihood(RK4(), 20, trace=ExactTrace()), draws=8
     )
     assert (exact.importance_nats <= exact.nats + 1e-9).all()
+
+
+def test_the_variance_over_draws_is_that_of_dequantisation_where_the_trace_has_none() -> None:
+    variance, count = 0.3, 128
+    images = torch.randint(0, 256, (6, 1, 4, 4), generator=draws(1), dtype=torch.uint8)
+    flow = ProbabilityFlowLikelihood(RK4(), 20, trace=HutchinsonTrace())  # Signs are exact for diagonal Jacobians.
+    found = bits_per_dim(Denoiser(ImageGaussian(variance), LINEAR), images, draws(2), flow, draws=count)
+    # (c + w)² for w uniform on ±1/256: 4 c² E w² + E w⁴ − (E w²)².
+    centre, width = (images.double() + 0.5) / 128 - 1, 1 / 256
+    of_square = 4 * centre.square() * width**2 / 3 + width**4 * (1 / 5 - 1 / 9)
+    exact = of_square.flatten(1).sum(1) / (2 * variance) ** 2 / (16 * math.log(2)) ** 2 / count
+    assert float((found.variance / exact).mean()) == pytest.approx(1.0, abs=4 * math.sqrt(2 / (6 * count)))
+    with pytest.raises(ValueError, match="draws = 1"):
+        _ = bits_per_dim(Denoiser(ImageGaussian(variance), LINEAR), images, draws(2), flow).variance
 
 
 def test_uniform_noise_costs_eight_bits_under_a_uniform_model() -> None:

@@ -7,7 +7,13 @@ import math
 import pytest
 import torch
 
-from isocline.objectives.trace import ExactTrace, HutchinsonTrace, HutchPlusPlusTrace
+from isocline.objectives.trace import (
+    ExactTrace,
+    HutchinsonTrace,
+    HutchPlusPlusTrace,
+    gaussian,
+    rademacher,
+)
 
 D = torch.float64
 
@@ -37,7 +43,14 @@ def test_the_exact_trace_and_norm_are_those_of_autograds_jacobian() -> None:
 
 
 @pytest.mark.parametrize(
-    "trace", [HutchinsonTrace(), HutchinsonTrace(3), HutchPlusPlusTrace(1, 1), HutchPlusPlusTrace(2, 3)]
+    "trace",
+    [
+        HutchinsonTrace(),
+        HutchinsonTrace(3),
+        HutchinsonTrace(2, gaussian),
+        HutchPlusPlusTrace(1, 1),
+        HutchPlusPlusTrace(2, 3),
+    ],
 )
 def test_estimates_of_trace_and_norm_are_unbiased(trace) -> None:
     x, slope = linear(MATRIX, 4000)
@@ -51,11 +64,11 @@ def test_estimates_of_trace_and_norm_are_unbiased(trace) -> None:
 def test_hutchinsons_variance_is_the_one_of_the_docstring() -> None:
     symmetric = (MATRIX + MATRIX.mT) / 2
     off = symmetric.square().sum() - symmetric.diagonal().square().sum()
-    for probes in (1, 4):
-        trace = HutchinsonTrace(probes)
+    for probes, law, size in ((1, rademacher, off), (4, rademacher, off), (2, gaussian, symmetric.square().sum())):
+        trace = HutchinsonTrace(probes, law)
         x, slope = linear(MATRIX, 8000)
         variance = trace(slope, x, trace.probe(x, draws(probes))).var()
-        assert float(variance / (2 * off / probes)) == pytest.approx(1.0, rel=0.1)
+        assert float(variance / (2 * size / probes)) == pytest.approx(1.0, rel=0.1)
 
 
 def test_hutch_plus_plus_is_exact_where_the_jacobians_rank_is_at_most_its_own() -> None:

@@ -40,19 +40,25 @@ def image_likelihood(
         device: where the network is.
 
     Returns:
-        ``{mean, sd, se, n, kind}``; the error is between images and includes the draws' own.
+        ``{mean, sd, se, n, kind}``; the error is between images and includes the draws' own, whose share of it is
+        ``estimator_se`` where there are several draws.
 
     Raises:
         ValueError: if a conditional network is given no labels.
     """
     if classes and labels is None:
         raise ValueError(f"the network has {classes} classes; bits per dimension needs the images' labels")
-    parts, kind = [], ""
+    parts, variances, kind = [], [], ""
     for start in range(0, min(settings.images, len(images)), settings.batch_size):
         rows = slice(start, min(start + settings.batch_size, settings.images))
         cond = labels[rows].to(device) if classes and labels is not None else None
         stream = generator(seed, "bits_per_dim", start, device=device)
         found = bits_per_dim(denoiser, images[rows].to(device), stream, likelihood, settings.draws, cond)
         parts.append(found.bits_per_dim.double().cpu())
+        if settings.draws > 1:
+            variances.append(found.variance.double().cpu())
         kind = found.kind
-    return {**Estimate.from_values(torch.cat(parts).numpy()).as_dict(), "kind": kind}
+    estimate = {**Estimate.from_values(torch.cat(parts).numpy()).as_dict(), "kind": kind}
+    if variances:
+        estimate["estimator_se"] = float(torch.cat(variances).mean().sqrt() / len(torch.cat(parts)) ** 0.5)
+    return estimate

@@ -69,6 +69,17 @@ class BitsPerDim(NamedTuple):
     trace: str = "estimate"
 
     @property
+    def variance(self) -> Tensor:
+        """Unbiased variance of ``bits_per_dim`` over what was drawn (dequantisation and probes), ``(B,)``.
+
+        Raises:
+            ValueError: with one draw, which has no spread.
+        """
+        if len(self.draws) < 2:
+            raise ValueError("draws = 1: a variance needs 2 at least")
+        return (self.bits_per_dim / self.nats).square() * self.draws.var(0) / len(self.draws)
+
+    @property
     def importance_nats(self) -> Tensor:
         """−ln of the mean over draws of the density, ``(B,)``: tighter, consistent as K grows, biased upwards.
 

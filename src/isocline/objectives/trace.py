@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["AbstractTrace", "ExactTrace", "HutchPlusPlusTrace", "HutchinsonTrace", "JacobianMeasure"]
+__all__ = [
+    "AbstractTrace",
+    "ExactTrace",
+    "HutchPlusPlusTrace",
+    "HutchinsonTrace",
+    "JacobianMeasure",
+    "ProbeLaw",
+    "gaussian",
+    "rademacher",
+]
 
 
 class JacobianMeasure(NamedTuple):
@@ -58,6 +68,20 @@ class AbstractTrace(ABC):
         return self.measure(slope, x, probe).trace
 
 
+ProbeLaw = Callable[[tuple[int, ...], torch.Generator], Tensor]
+"""``law(shape, generator)``: independent entries of mean 0 and variance 1, on the generator's device."""
+
+
+def rademacher(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Random signs: of all laws the one with the least variance."""
+    return 2 * torch.randint(0, 2, shape, generator=generator, device=generator.device) - 1
+
+
+def gaussian(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Standard normal numbers."""
+    return torch.randn(shape, generator=generator, device=generator.device)
+
+
 class ExactTrace(AbstractTrace):
     """Σ_i ∂f_i/∂x_i by one backward pass per dimension: for small d."""
 
@@ -83,14 +107,16 @@ class ExactTrace(AbstractTrace):
 
 
 class HutchinsonTrace(AbstractTrace):
-    """Mean of zᵀ J z over Rademacher probes z, fixed per solve: unbiased, one backward pass each.
+    """Mean of zᵀ J z over probes z of independent entries, fixed per solve: unbiased, one backward pass each.
 
-    Its variance is 2 (‖S‖_F² − Σ_i S_ii²)/K with S the symmetric part of J and K probes. ‖zᵀ J‖² estimates ‖J‖_F².
+    With random signs its variance is 2 (‖S‖_F² − Σ_i S_ii²)/K, with normal numbers 2 ‖S‖_F²/K, S the symmetric part of
+    J and K the number of probes. ‖zᵀ J‖² estimates ‖J‖_F².
 
     Source: *FFJORD*, Grathwohl et al., 2019, §3.1; Hutchinson, 1990.
 
     Args:
         probes: K.
+        law: of the entries, `rademacher` or `gaussian`.
 
     Raises:
         ValueError: if there is not one at least.
@@ -98,22 +124,23 @@ class HutchinsonTrace(AbstractTrace):
 
     kind = "estimate"
 
-    def __init__(self, probes: int = 1) -> None:
+    def __init__(self, probes: int = 1, law: ProbeLaw | None = None) -> None:
         if probes < 1:
             raise ValueError(f"probes = {probes}: must be at least 1")
         self.probes = probes
+        self.law = rademacher if law is None else law
 
     def products(self, dimension: int) -> int:
         """One per probe."""
         return self.probes
 
     def probe(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Draw signs, ``(B, K, *event)``.
+        """Draw the entries, ``(B, K, *event)``.
 
         Raises:
             ValueError: without a generator.
         """
-        return _signs(x, self.probes, generator, type(self).__name__)
+        return _drawn(self.law, x, self.probes, generator, type(self).__name__)
 
     def measure(self, slope: Tensor, x: Tensor, probe: Tensor, create_graph: bool = False) -> JacobianMeasure:
         """Return the estimates."""
@@ -167,10 +194,8 @@ class HutchPlusPlusTrace(AbstractTrace):
         dimension = x[0].numel()
         if self.rank > dimension:
             raise ValueError(f"rank = {self.rank}, but a sample has {dimension} dimensions; give at most that")
-        signs = _signs(x, self.probes, generator, type(self).__name__)
-        assert generator is not None
-        shape = (len(x), self.rank, *x.shape[1:])
-        sketch = torch.randn(shape, generator=generator, device=generator.device, dtype=x.dtype).to(x)
+        signs = _drawn(rademacher, x, self.probes, generator, type(self).__name__)
+        sketch = _drawn(gaussian, x, self.rank, generator, type(self).__name__)
         return torch.cat([sketch, signs], dim=1)
 
     def measure(self, slope: Tensor, x: Tensor, probe: Tensor, create_graph: bool = False) -> JacobianMeasure:
@@ -196,9 +221,7 @@ def _pull(slope: Tensor, x: Tensor, vector: Tensor, create_graph: bool = False) 
     return pulled.flatten(1).to(torch.float64)
 
 
-def _signs(x: Tensor, count: int, generator: torch.Generator | None, owner: str) -> Tensor:
+def _drawn(law: ProbeLaw, x: Tensor, count: int, generator: torch.Generator | None, owner: str) -> Tensor:
     if generator is None:
         raise ValueError(f"{owner} draws a probe; pass generator=torch.Generator()")
-    shape = (len(x), count, *x.shape[1:])
-    signs = torch.randint(0, 2, shape, generator=generator, device=generator.device)
-    return (2 * signs - 1).to(x)
+    return law((len(x), count, *x.shape[1:]), generator).to(x)
