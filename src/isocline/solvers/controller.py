@@ -336,7 +336,7 @@ class PIDController(AbstractAdaptiveController):
         self, error: Tensor, y0: Tensor, y1: Tensor, memory: tuple[float, float], error_order: int
     ) -> JointDecision:
         """Accept if the norm over the whole batch is at most one."""
-        square = float(self._joint_mean_square(error, y0, y1))
+        square = self._joint_mean_square(error, y0, y1)
         if not math.isfinite(square):
             return JointDecision(False, self.factor_min, memory, False)
         accept = square <= 1
@@ -378,12 +378,12 @@ class PIDController(AbstractAdaptiveController):
         finite = ratio.reshape(len(ratio), -1).isfinite().all(1)
         return torch.where(finite, self.norm(ratio).double(), math.nan), 1.0
 
-    def _joint_mean_square(self, error: Tensor, y0: Tensor, y1: Tensor) -> Tensor:
+    def _joint_mean_square(self, error: Tensor, y0: Tensor, y1: Tensor) -> float:
         ratio = self._scaled(error, y0, y1)
         if self.norm is not root_mean_square:
-            return self.norm(ratio).square()
+            return float(self.norm(ratio).square())
         flat = ratio.reshape(-1)
-        return torch.dot(flat, flat) / flat.numel()
+        return float(torch.dot(flat, flat)) / flat.numel()
 
 
 def _host(time: Time) -> Tensor:

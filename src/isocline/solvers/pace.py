@@ -206,9 +206,10 @@ class JointPace(AbstractPace):
         assert result.error is not None
         assert self._order is not None
         with torch.no_grad():
-            verdict = control.decide_jointly(
-                result.error.detach(), y0.detach(), result.y1.detach(), self._memory, self._order
-            )
+            error, y1 = result.error, result.y1
+            if y1.requires_grad:
+                error, y0, y1 = error.detach(), y0.detach(), y1.detach()
+            verdict = control.decide_jointly(error, y0, y1, self._memory, self._order)
             valid = result.failed is None or not bool(result.failed.any())
         accept = verdict.accept and valid
         factor = verdict.factor if valid else control.factor_min

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +35,7 @@ _NOTHING = Recorded()
 class SharedRecorder:
     """Keeps states where one clock holds for the whole batch; everything about times is decided on the host."""
 
-    def __init__(self, saveat: SaveAt, t0: Tensor, t1: Tensor, y0: Tensor) -> None:
+    def __init__(self, saveat: SaveAt, t0: Tensor, t1: Tensor, y0: Tensor, listens: bool = True) -> None:
         """Plan the saves and keep what is wanted at the start.
 
         Args:
@@ -42,11 +43,12 @@ class SharedRecorder:
             t0: start, on the CPU, shape () or (B,).
             t1: end, likewise.
             y0: start, shape (B, *event).
+            listens: whether anybody wants to know which step left what behind; costs two tensors for every save.
 
         Raises:
             ValueError: if a save time lies outside the span, or times are asked for where samples have their own spans.
         """
-        self._every = saveat.steps
+        self._every, self._listens = saveat.steps, listens
         self._device = y0.device
         self._template = y0
         self._order: list[int] = []
@@ -73,42 +75,43 @@ class SharedRecorder:
     def _begin(self, t0: Tensor, y0: Tensor) -> tuple[Saved, ...]:
         if self._every:
             self._times, self._states = [t0], [y0]
-            return (self._saved(0, 0.0),)
+            return self._saved(0, 0.0)
         if not self._keys:
             return ()
         self._next = bisect.bisect_right(self._keys, self._sign * float(t0))
         for place in self._order[: self._next]:
             self._states[place] = y0
-        return tuple(self._saved(place, 0.0) for place in self._order[: self._next])
+        return tuple(saved for place in self._order[: self._next] for saved in self._saved(place, 0.0))
 
-    def step(self, t0: float, t1: float, result: StepResult, time: Tensor, is_last: bool) -> Recorded:
+    def step(self, t0: float, t1: float, result: StepResult, time: Callable[[], Tensor], is_last: bool) -> Recorded:
         """Offer an accepted step.
 
         Args:
             t0: start of the step, not used where samples have their own spans.
             t1: its end, likewise.
             result: the step.
-            time: its end as a tensor on the CPU, for the list of times.
+            time: makes its end as a tensor on the CPU, for the list of times.
             is_last: whether the solve ends here.
 
         Raises:
             ValueError: if a save time lies within the step and the stepper has no dense output.
         """
         if self._every:
-            self._times.append(time)
+            self._times.append(time())
             self._states.append(result.y1)
-            return Recorded((self._saved(len(self._states) - 1, 1.0),))
+            return Recorded(self._saved(len(self._states) - 1, 1.0))
         if self._wants_end:
             if not is_last:
                 return _NOTHING
-            self._states[0], self._times = result.y1, [time]
-            return Recorded((self._saved(0, 1.0),))
+            self._states[0], self._times = result.y1, [time()]
+            return Recorded(self._saved(0, 1.0))
         if self._next == len(self._keys) or self._keys[self._next] > self._sign * t1:
             return _NOTHING
         return self._crossed(t0, t1, result)
 
     def _crossed(self, t0: float, t1: float, result: StepResult) -> Recorded:
-        saved, cost = [], 0
+        saved: list[Saved] = []
+        cost = 0
         while self._next < len(self._keys) and self._keys[self._next] <= self._sign * t1:
             time, place = self._sign * self._keys[self._next], self._order[self._next]
             self._next += 1
@@ -123,11 +126,14 @@ class SharedRecorder:
                 state = result.dense.evaluate(torch.full((), theta, dtype=torch.float64, device=self._device))
                 cost = result.dense.nfe
             self._states[place] = state
-            saved.append(self._saved(place, theta))
+            saved.extend(self._saved(place, theta))
         return Recorded(tuple(saved), cost)
 
-    def _saved(self, place: int, theta: float) -> Saved:
-        return Saved(torch.tensor([place]), None, torch.tensor(theta, dtype=torch.float64, device=self._device))
+    def _saved(self, place: int, theta: float) -> tuple[Saved, ...]:
+        if not self._listens:
+            return ()
+        share = torch.tensor(theta, dtype=torch.float64, device=self._device)
+        return (Saved(torch.tensor([place]), None, share),)
 
     def ts(self) -> Tensor:
         """Save times on the CPU, shape (K,), or (K, B) where samples have their own spans."""

@@ -40,7 +40,7 @@ def integrate_shared(
         watch: check every step of a grid for states that are not finite, not only the last.
     """
     y = problem.start
-    recorder = SharedRecorder(saveat, pace.t0, pace.t1, y)
+    recorder = SharedRecorder(saveat, pace.t0, pace.t1, y, listens=tape is not None)
     tally = _Tally(y)
     carry = stepper.init(problem, pace.start, y)
     tally.nfe = stepper.init_nfe
@@ -60,7 +60,7 @@ def integrate_shared(
             tally.rejected += 1
         else:
             tally.accepted += 1
-            recorded = recorder.step(*pace.span, result, pace.host_time, verdict.ends)
+            recorded = recorder.step(*pace.span, result, lambda: pace.host_time, verdict.ends)
             tally.nfe = tally.nfe + recorded.cost
             if tape is not None:
                 tape.step(_record(problem, t0, t1, y, carry, recorded.saved, result))
