@@ -17,7 +17,9 @@ from isocline.processes.denoiser import Denoiser
 from isocline.randomness import derive_seed
 from isocline.report.pictures import png, tile
 from isocline.samplers.amed import AMEDSampler
+from isocline.samplers.dpm_v3 import with_statistics
 from isocline.samplers.grid import GivenGrid
+from isocline.samplers.model_statistics import ModelStatistics
 from isocline.tracking.stage import StageRun
 
 
@@ -30,12 +32,14 @@ def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
     train, test = (load_tensors(Path(f"data/images/{split}.safetensors"))["images"] for split in ("train", "test"))
     run.dataset_file("data/images/test.safetensors", context="test")
     grid = GivenGrid(read_grids(item))
+    statistics = ModelStatistics.from_tensors(load_tensors(Path(f"data/statistics/{item}/statistics.safetensors")))
+    third = with_statistics(build(params["plugins"]["statistics"]["sampler"]), statistics)
     more = {f"{name}_optimised": settings.samplers[name].on(grid) for name in settings.on_optimised}
     denoiser = wrapped(Denoiser(model.network, model.process), settings.wrap, item)
     began = time.perf_counter()
     found = study_solvers(
         denoiser, ImageReference(load_image_judge(device=device), train, test), settings,
-        {**more, "amed": AMEDSampler(f"data/amed/{item}/weights.safetensors")}, seed,
+        {**more, "dpm_v3": third, "amed": AMEDSampler(f"data/amed/{item}/weights.safetensors")}, seed,
         classes=model.config["network"].get("classes", 0), device=device,
         progress=lambda line: print(f"study {item}: {line}", flush=True),
     )  # fmt: skip
@@ -68,6 +72,6 @@ def _document(found: SolverStudy, settings: SolverStudySettings, optimised: list
             "samples": f"{settings.samples}, the same noise for all; jackknife over {settings.groups} groups",
             "rmse": f"of an image from the reference's end ({settings.reference_nfe} evaluations), mean over images",
             "excess": "Fréchet distance over the reference's, minus one; 95 % interval, paired",
-            "made": [*optimised, "amed"],
+            "made": [*optimised, "dpm_v3", "amed"],
         },
     }

@@ -78,12 +78,14 @@ def test_a_grid_is_found_a_predictor_trained_and_the_samplers_compared(tmp_path:
     monkeypatch.chdir(tmp_path)
     prepare(params["models"]["flow"])
     runs = {}
-    for name in ("optimise_grid", "amed", "study_solvers"):
+    for name in ("optimise_grid", "amed", "model_statistics", "study_solvers"):
         runs[name] = Run(tmp_path / name)
         runs[name].directory.mkdir()
         stage(name)(runs[name], params, "flow")
-        assert runs[name].documents
-    assert runs["optimise_grid"].tags == runs["amed"].tags == {"isocline.teacher": "flow"}
+    assert all(runs[name].documents for name in ("optimise_grid", "amed", "study_solvers"))
+    assert (
+        runs["optimise_grid"].tags == runs["amed"].tags == runs["model_statistics"].tags == {"isocline.teacher": "flow"}
+    )
 
     times = json.loads(Path("data/grids/flow/grid.json").read_text())["times"]
     assert [len(grid) for grid in times.values()] == [5]
@@ -92,7 +94,7 @@ def test_a_grid_is_found_a_predictor_trained_and_the_samplers_compared(tmp_path:
     assert "turns.5.positions" in load_file("data/amed/flow/weights.safetensors")
 
     document = json.loads(Path("metrics/solvers-flow.json").read_text())
-    made = {"ddim_optimised", "adams_bashforth_optimised", "amed"}
+    made = {"ddim_optimised", "adams_bashforth_optimised", "dpm_v3", "amed"}
     assert set(document["frechet"]) == set(document["rmse"]) == set(params["evaluation"]["solvers"]["samplers"]) | made
     assert document["best"]["5"]["free"] not in made
     readings = dict(flatten(document, "solvers-flow"))

@@ -120,8 +120,8 @@ RULES: dict[str, Rule] = {
     "plugins": _SECTION,
     "plugins.*": _SECTION,
     "plugins.*.samples": _COUNT,
-    "plugins.*.reference_nfe": _COUNT,
-    "plugins.*.nfe": Rule(list),
+    "plugins.*.reference_nfe": Rule(int, low=1, optional=True),
+    "plugins.*.nfe": Rule(list, optional=True),
     "report": Rule(dict, optional=True),
 }
 for _side in ("models.*", "students.*", "densities.*", "autoencoders.*"):
