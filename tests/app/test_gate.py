@@ -122,6 +122,18 @@ def test_a_missing_metric_fails_and_a_new_one_is_reported(tmp_path):
     }
 
 
+def test_metrics_that_no_stage_of_this_pipeline_writes_are_left_out(tmp_path):
+    (tmp_path / "params.yaml").write_text("models: {flow: {}}\n")
+    (tmp_path / "dvc.yaml").write_text(
+        "stages:\n  evaluate:\n    foreach: ${models}\n    do:\n      cmd: run ${key}\n"
+        "      metrics: [metrics/evaluate-${key}.json: {cache: false}]\n"
+    )
+    metrics = write(tmp_path / "metrics", 10.0)
+    (metrics / "evaluate-big.json").write_text('{"recall": 0.5}')
+    assert {key.split(".")[0] for key in json.loads(accept(tmp_path, "smoke").read_text())} == {"evaluate-flow"}
+    assert {verdict.status for verdict in gate(tmp_path, "smoke")} == {"passed"}
+
+
 def test_accept_takes_the_spread_from_several_runs(tmp_path):
     path = accept(tmp_path, "smoke", seeds(tmp_path))
     entry = json.loads(path.read_text())["evaluate-flow.frechet.1"]

@@ -27,6 +27,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from isocline.app.declaration import declarations
 from isocline.metrics.uncertainty import student_quantile
 
 __all__ = [
@@ -229,7 +230,15 @@ def gate(root: Path, profile: str, confidence: float = CONFIDENCE) -> list[Verdi
         ValueError: if either is missing or damaged.
     """
     baseline = read_baseline(root / "baselines" / f"{profile}.json")
-    return compare(baseline, read_metrics(root / "metrics"), confidence)
+    return compare(baseline, _of_pipeline(root, read_metrics(root / "metrics")), confidence)
+
+
+def _of_pipeline(root: Path, readings: Mapping[str, Reading]) -> dict[str, Reading]:
+    """The metrics that stages of the present params.yaml write: git brings those of models of other profiles too."""
+    if not (root / "dvc.yaml").exists():
+        return dict(readings)
+    files = {Path(path).stem for stage in declarations(root).values() for path in stage.metrics}
+    return {key: reading for key, reading in readings.items() if key.split(".")[0] in files}
 
 
 def accept(root: Path, profile: str, runs: Sequence[Path] = ()) -> Path:
@@ -255,7 +264,7 @@ def accept(root: Path, profile: str, runs: Sequence[Path] = ()) -> Path:
         )
     if len({Path(directory).resolve() for directory in directories}) < len(directories):
         raise ValueError(f"{', '.join(map(str, directories))}: a run is given twice; name each once, of its own seed")
-    tables = [read_metrics(Path(directory)) for directory in directories]
+    tables = [_of_pipeline(Path(directory).parent, read_metrics(Path(directory))) for directory in directories]
     for directory, readings in zip(directories, tables, strict=True):
         odd = sorted(readings.keys() ^ tables[0].keys())
         if odd:
