@@ -126,7 +126,7 @@ def test_metrics_that_no_stage_of_this_pipeline_writes_are_left_out(tmp_path):
     (tmp_path / "params.yaml").write_text("models: {flow: {}}\n")
     (tmp_path / "dvc.yaml").write_text(
         "stages:\n  evaluate:\n    foreach: ${models}\n    do:\n      cmd: run ${key}\n"
-        "      metrics: [{metrics/evaluate-${key}.json: {cache: false}}]\n"
+        "      metrics:\n        - metrics/evaluate-${key}.json: {cache: false}\n"
     )
     metrics = write(tmp_path / "metrics", 10.0)
     (metrics / "evaluate-big.json").write_text('{"recall": 0.5}')
