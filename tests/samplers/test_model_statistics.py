@@ -8,7 +8,7 @@ from tests.samplers.exponential_cases import MIXTURE, PROCESSES, D, exact
 
 from isocline.processes.denoiser import Denoiser
 from isocline.processes.mixture import GaussianMixture
-from isocline.samplers.model_statistics import ModelStatistics, estimate_statistics
+from isocline.samplers.model_statistics import ModelStatistics, estimate_statistics, shrunk_slopes
 
 GAUSSIAN = GaussianMixture(torch.ones(1), torch.tensor([[0.5, -0.2]]), torch.tensor([[0.3, 0.1]]))
 LAM = torch.linspace(-3, 3, 41, dtype=D)
@@ -49,8 +49,7 @@ def test_the_derivative_along_the_flow_is_that_of_differences() -> None:
     u = process.mix(data, x1, process.schedule(t)) / process.schedule(t).alpha
     pieces = [_remainder(denoiser, lam[1] + h, _follow(denoiser, u, lam[1], h), found) for h in (-1e-4, 0.0, 1e-4)]
     change, value = (pieces[2] - pieces[0]) / 2e-4, pieces[1]
-    centred = value - value.mean(0)
-    expected = (centred * change).mean(0) / centred.square().mean(0)
+    expected = shrunk_slopes(value, change)
     torch.testing.assert_close(found.growth[1], expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found.drift[1], (change - expected * value).mean(0), rtol=1e-4, atol=1e-5)
 
@@ -103,3 +102,15 @@ def test_bad_tables_are_refused() -> None:
         ModelStatistics(flat + torch.arange(2), two, two, two / 0)
     with pytest.raises(ValueError, match="at least two"):
         estimated("vp", MIXTURE, 1)
+
+
+def test_slopes_of_few_data_are_drawn_together_by_their_noise_and_not_by_more() -> None:
+    generator = torch.Generator().manual_seed(5)
+    value = torch.randn(6, 400, generator=generator, dtype=D)
+    noise = 3 * torch.randn(6, 400, generator=generator, dtype=D)
+    plain = torch.einsum("nd,nd->d", value - value.mean(0), noise) / (value - value.mean(0)).square().sum(0)
+    shrunk = shrunk_slopes(value, 0.5 * value + noise)
+    assert (shrunk - 0.5).square().mean() < 0.1 * plain.square().mean()  # All components have the slope ½.
+    steep = torch.linspace(-300, 300, 400, dtype=D)
+    kept = shrunk_slopes(value, steep * value + noise)  # Now they differ by far more than the noise: nothing to gain.
+    torch.testing.assert_close(kept, steep + plain, rtol=0.02, atol=2.0)

@@ -16,9 +16,9 @@ from torch import Tensor
 from isocline.processes.denoiser import AbstractDenoiser
 from isocline.shapes import expand_like
 
-__all__ = ["ModelStatistics", "estimate_statistics"]
+__all__ = ["ModelStatistics", "estimate_statistics", "shrunk_slopes"]
 
-_LEAST_VARIANCE = 1e-6
+_LEAST_VARIANCE, _TINY = 1e-6, 1e-30
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,12 +188,45 @@ def _regress(
     """(s, b) of dN/dλ ≈ s N + b, each ``(*event)``, for l and dl/dλ."""
     pairs = [_remainder_and_derivative(denoiser, draw, linear, slope) for draw in draws]
     value, change = (torch.cat(column) for column in zip(*pairs, strict=True))
-    centred = value - value.mean(0)
-    variance = centred.square().mean(0)
-    # A component that hardly varies (a black margin) has no slope that could be found: b takes all of it.
-    floor = _LEAST_VARIANCE * value.square().mean() + torch.finfo(variance.dtype).tiny
-    growth = (centred * change).mean(0) / (variance + floor)
+    growth = shrunk_slopes(value, change)
     return growth, change.mean(0) - growth * value.mean(0)
+
+
+def shrunk_slopes(value: Tensor, change: Tensor) -> Tensor:
+    """Slopes of the regressions of ``change (N, *event)`` on ``value``, each drawn towards the common slope by as much
+    as it is noise: with few data the wildest of many components would carry a sampler away.
+
+    The variance between components beyond that of the errors is DerSimonian and Laird's; one component alone keeps its
+    slope.
+
+    Source: *Meta-Analysis in Clinical Trials*, DerSimonian & Laird, 1986; empirical Bayes, Efron & Morris, 1973.
+
+    Returns:
+        Slopes, ``(*event)``.
+    """
+    centred = value - value.mean(0)
+    moment, variance = (centred * change).mean(0), centred.square().mean(0)
+    varies = variance > _LEAST_VARIANCE * value.square().mean()
+    slopes = torch.where(varies, moment / variance, 0.0)
+    misfit = (change - change.mean(0) - slopes * centred).square().sum(0) / max(len(value) - 2, 1)
+    # A component that hardly varies (a black margin) has no slope that could be found: 0.
+    common = moment[varies].sum() / variance[varies].sum()
+    slopes[varies] = _shrunk(slopes[varies], (misfit / (len(value) * variance))[varies], common)
+    return slopes
+
+
+def _shrunk(estimates: Tensor, errors: Tensor, centre: Tensor) -> Tensor:
+    """Estimates ``(K,)`` with variances ``errors``, drawn towards ``centre``."""
+    count = len(estimates)
+    if count < 2:
+        return estimates
+    least = errors.min().clamp(min=_TINY)
+    errors = errors.clamp(min=_TINY)
+    weights = least / errors
+    excess = (weights * (estimates - centre).square()).sum() - least * (count - 1)
+    spread = weights.sum() - weights.square().sum() / weights.sum()
+    between = (excess / spread.clamp(min=_TINY)).clamp(min=0)
+    return centre + (estimates - centre) * between / (between + errors)
 
 
 def _remainder_and_derivative(
