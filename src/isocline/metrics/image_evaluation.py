@@ -20,7 +20,7 @@ from isocline.metrics.settings import ImageSettings
 from isocline.metrics.uncertainty import Estimate
 from isocline.randomness import derive_seed, generator, sample_noise
 
-__all__ = ["Curve", "Drawn", "ImageEvaluation", "draw_images", "evaluate_images", "image_floor"]
+__all__ = ["Curve", "Drawn", "ImageEvaluation", "draw_samples", "evaluate_images", "image_floor"]
 
 Curve = dict[str, dict[int, list[float]]]
 """Metric name to NFE to one value per sampling seed."""
@@ -30,12 +30,12 @@ class Drawn(NamedTuple):
     """Generated images.
 
     Attributes:
-        images: uint8 ``(N, C, H, W)`` on the CPU.
+        samples: as the sampler gives them, ``(N, C, H, W)`` on the CPU.
         nfe: largest number of function evaluations that any of them took.
         seconds: wall-clock time of sampling, for the tracker only.
     """
 
-    images: Tensor
+    samples: Tensor
     nfe: int
     seconds: float
 
@@ -96,7 +96,7 @@ def _batches(count: int, size: int) -> Iterator[range]:
         yield range(start, min(start + size, count))
 
 
-def draw_images(
+def draw_samples(
     denoiser: Any,
     sampler: Any,
     *,
@@ -129,7 +129,7 @@ def draw_images(
         with torch.inference_mode():
             solution = sampler.sample(denoiser, noise, nfe, cond=labels, generator=streams)
             solution.raise_on_failure()
-            parts.append(to_uint8(solution.final).cpu())
+            parts.append(solution.final.cpu())
         spent = max(spent, int(solution.stats.nfe.max()))
     return Drawn(torch.cat(parts), spent, time.perf_counter() - began)
 
@@ -150,7 +150,7 @@ def evaluate_images(
 
     Args:
         denoiser: network and process.
-        sampler: see `draw_images`.
+        sampler: see `draw_samples`.
         reference: real images under the judge.
         settings: sizes and budgets.
         seed: run seed; not the model's, so that all models share their noise.
@@ -170,12 +170,13 @@ def evaluate_images(
     for nfe in settings.nfe:
         seconds = 0.0
         for index in range(settings.seeds):
-            drawn = draw_images(
+            drawn = draw_samples(
                 denoiser, sampler,
                 seed=derive_seed(seed, "evaluate", index), count=settings.samples, nfe=nfe, shape=shape,
                 batch_size=settings.batch_size, classes=classes, device=device,
             )  # fmt: skip
-            seen, found = reference.see(drawn.images), {}
+            images = to_uint8(drawn.samples)
+            seen, found = reference.see(images), {}
             for metric in settings.measured(nfe):
                 found.update(metric(seen, reference))
             found["spent_nfe"] = float(drawn.nfe)
@@ -183,7 +184,7 @@ def evaluate_images(
                 values.setdefault(name, {}).setdefault(nfe, []).append(value)
             seconds += drawn.seconds
             if index == 0:
-                grids.append(drawn.images[: settings.grid])
+                grids.append(images[: settings.grid])
         rates[nfe] = settings.samples * settings.seeds / max(seconds, 1e-9)
         shown = next(iter(values))
         progress(f"NFE {nfe}: {shown} {Estimate.from_values(values[shown][nfe]).mean:.3g}")

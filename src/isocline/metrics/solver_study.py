@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from isocline.datasets.quantisation import to_uint8
+from isocline.metrics.image_evaluation import Drawn, draw_samples
 from isocline.metrics.image_metrics import ImageReference
 from isocline.metrics.jackknife import Jackknifed, delete_group_jackknife, feature_distance
 from isocline.metrics.uncertainty import Estimate, paired_difference
 from isocline.processes.denoiser import AbstractDenoiser
-from isocline.randomness import generator, sample_noise
+from isocline.randomness import generator
 from isocline.samplers.base import AbstractSampler
 
 __all__ = ["Measured", "SolverStudy", "SolverStudySettings", "study_solvers"]
@@ -142,37 +143,32 @@ def study_solvers(
     shape = tuple(reference.test.images.shape[1:])
     distance = feature_distance(reference.test.features)
 
-    def draw(sampler: AbstractSampler, nfe: int) -> tuple[Tensor, int]:
-        parts, spent = [], 0
-        for first in range(0, settings.samples, settings.batch_size):
-            rows = range(first, min(first + settings.batch_size, settings.samples))
-            noise = sample_noise(seed, "sample", rows, shape).to(device)
-            labels = torch.tensor([i % classes for i in rows], device=device) if classes else None
-            streams = [generator(seed, "steps", i) for i in rows]
-            with torch.inference_mode():
-                solution = sampler.sample(denoiser, noise, nfe, cond=labels, generator=streams)
-                parts.append(solution.raise_on_failure().final.float().cpu())
-            spent = max(spent, int(solution.stats.nfe.max()))
-        return torch.cat(parts), spent
+    def draw(sampler: AbstractSampler, nfe: int) -> Drawn:
+        return draw_samples(
+            denoiser, sampler,
+            seed=seed, count=settings.samples, nfe=nfe, shape=shape,
+            batch_size=settings.batch_size, classes=classes, device=device,
+        )  # fmt: skip
 
     def quality(images: Tensor) -> Jackknifed:
         features = reference.judge.features(to_uint8(images)).cpu()
         return delete_group_jackknife(distance, features, settings.groups)
 
-    truth, _ = draw(settings.reference, settings.reference_nfe)
+    truth = draw(settings.reference, settings.reference_nfe).samples
     points: dict[str, dict[int, Measured]] = {}
     sheets: dict[int, list[Tensor]] = {}
     for name, sampler in {**settings.samplers, **more}.items():
         refused = ""
         for nfe in settings.nfe:
             try:
-                ends, spent = draw(sampler, nfe)
+                drawn = draw(sampler, nfe)
             except ValueError as error:  # a budget that the sampler cannot be run at
                 refused = str(error)
                 progress(f"{name} not at {nfe}: {refused}")
                 continue
+            ends = drawn.samples
             apart = (ends - truth).square().flatten(1).mean(1).sqrt()
-            found = Measured(quality(ends), Estimate.from_values(apart.double().numpy()), spent)
+            found = Measured(quality(ends), Estimate.from_values(apart.double().numpy()), drawn.nfe)
             points.setdefault(name, {})[nfe] = found
             sheets.setdefault(nfe, []).append(to_uint8(ends[:8]))
             progress(f"{name} at {nfe}: Fréchet {found.frechet.estimate.mean:.3g}, RMSE {found.rmse.mean:.3g}")

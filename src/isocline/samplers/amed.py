@@ -15,12 +15,10 @@ from isocline.processes.denoiser import AbstractDenoiser
 from isocline.processes.probability_flow import LinearPathVariable
 from isocline.randomness import Streams
 from isocline.samplers.base import AbstractSampler
-from isocline.samplers.continuous import in_state
+from isocline.samplers.continuous import integrate
 from isocline.shapes import expand_like
-from isocline.solvers.controller import FixedGrid
-from isocline.solvers.loop import solve
-from isocline.solvers.problem import AbstractProblem, ODEProblem
-from isocline.solvers.solution import SaveAt, Solution
+from isocline.solvers.problem import AbstractProblem
+from isocline.solvers.solution import Solution
 from isocline.solvers.stepper import AbstractStepper, StepResult
 
 __all__ = ["AMEDPredictor", "AMEDSampler", "AMEDStepper", "Turn", "TurnPredictor"]
@@ -226,10 +224,6 @@ class AMEDSampler(AbstractSampler):
             ValueError: if the predictor was not trained for the budget.
             FileNotFoundError: if its file is missing.
         """
-        process, variable, evaluations = denoiser.process, LinearPathVariable(), denoiser.evaluations
-        predictor = self.predictor.to(x1.device).for_budget(nfe // evaluations)
-        ends = predictor.ends
-        y1 = variable.from_state(process, ends[0], process.prior(x1))
-        problem = ODEProblem(variable.field(denoiser), y1, float(ends[0]), float(ends[-1]), cond)
-        solution = solve(problem, AMEDStepper(predictor), FixedGrid(ends), SaveAt(steps=save_steps))
-        return in_state(solution, process, variable, evaluations)
+        predictor = self.predictor.to(x1.device).for_budget(nfe // denoiser.evaluations)
+        stepper = AMEDStepper(predictor)
+        return integrate(denoiser, x1, stepper, LinearPathVariable(), predictor.ends, cond, save_steps)

@@ -13,7 +13,7 @@ from isocline.processes.grid import AbstractTimeGrid
 from isocline.randomness import Streams
 from isocline.solvers.solution import Solution
 
-__all__ = ["AbstractSampler"]
+__all__ = ["AbstractSampler", "affordable"]
 
 
 class AbstractSampler(ABC):
@@ -60,3 +60,19 @@ class AbstractSampler(ABC):
         other = copy.copy(self)
         other.grid = grid
         return other
+
+
+def affordable(nfe: int, evaluations: int) -> int:
+    """Return the evaluations of the field that a budget pays for.
+
+    Args:
+        nfe: network forwards allowed per sample.
+        evaluations: forwards per evaluation (2 under classifier-free guidance).
+
+    Raises:
+        ValueError: if it does not pay for one.
+    """
+    calls = nfe // evaluations
+    if calls < 1:
+        raise ValueError(f"nfe={nfe} does not pay for one evaluation ({evaluations} forwards); raise nfe")
+    return calls

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from isocline.processes.denoiser import AbstractDenoiser
-from isocline.processes.gaussian import GaussianProcess
 from isocline.processes.prediction import AbstractPrediction, DataPrediction, convert
+from isocline.samplers.wrapped_denoiser import AbstractWrappedDenoiser
 from isocline.shapes import expand_like
 
 __all__ = ["AbstractThreshold", "ClippedDenoiser", "ThresholdedDenoiser"]
 
 
-class AbstractThreshold(AbstractDenoiser):
+class AbstractThreshold(AbstractWrappedDenoiser):
     """Bound the predicted x_0; the other predictions follow from it and the state.
 
     Where α is small, x_0 = (x − σ ε) / α magnifies the error of a noise prediction, and guidance leads out of the
@@ -27,26 +27,9 @@ class AbstractThreshold(AbstractDenoiser):
         denoiser: what is wrapped.
     """
 
-    def __init__(self, denoiser: AbstractDenoiser) -> None:
-        self.denoiser = denoiser
-
     @abstractmethod
     def bound(self, data: Tensor) -> Tensor:
         """Return the bounded x_0, ``(B, *event)``."""
-
-    @property
-    def process(self) -> GaussianProcess:
-        """The process of the wrapped denoiser."""
-        return self.denoiser.process
-
-    @property
-    def evaluations(self) -> int:
-        """Those of the wrapped denoiser."""
-        return self.denoiser.evaluations
-
-    def forwards(self, t: Tensor) -> Tensor:
-        """Those of the wrapped denoiser."""
-        return self.denoiser.forwards(t)
 
     def predict(self, t: Tensor, x: Tensor, cond: Any, to: AbstractPrediction) -> Tensor:
         """Return the prediction ``to`` that belongs to the bounded x_0; see the base class."""

@@ -12,7 +12,7 @@ from isocline.processes.gaussian import GaussianProcess
 from isocline.processes.grid import AbstractTimeGrid, UniformTimeGrid
 from isocline.processes.probability_flow import TimeVariable
 from isocline.randomness import Streams, normal
-from isocline.samplers.base import AbstractSampler
+from isocline.samplers.base import AbstractSampler, affordable
 from isocline.solvers.controller import FixedGrid
 from isocline.solvers.loop import solve
 from isocline.solvers.problem import AbstractProblem, ODEProblem
@@ -84,9 +84,7 @@ class ConsistencySampler(AbstractSampler):
         Raises:
             ValueError: if the budget does not pay for one evaluation, or several are asked for without a generator.
         """
-        process, steps = denoiser.process, nfe // denoiser.evaluations
-        if steps < 1:
-            raise ValueError(f"nfe={nfe} does not pay for one evaluation ({denoiser.evaluations} forwards); raise nfe")
+        process, steps = denoiser.process, affordable(nfe, denoiser.evaluations)
         if steps > 1 and generator is None:
             raise ValueError(f"nfe={nfe} adds noise between evaluations; pass generator=torch.Generator()")
         times = self.grid(process, TimeVariable(), steps)

@@ -14,7 +14,7 @@ from isocline.processes.gaussian import GaussianProcess
 from isocline.processes.grid import AbstractTimeGrid
 from isocline.processes.probability_flow import AbstractVariable
 from isocline.randomness import Streams
-from isocline.samplers.base import AbstractSampler
+from isocline.samplers.base import AbstractSampler, affordable
 from isocline.solvers.controller import FixedGrid
 from isocline.solvers.explicit import Euler
 from isocline.solvers.loop import solve
@@ -22,7 +22,7 @@ from isocline.solvers.problem import ODEProblem
 from isocline.solvers.solution import SaveAt, Solution
 from isocline.solvers.stepper import AbstractStepper
 
-__all__ = ["ContinuousSampler", "Plan", "in_state"]
+__all__ = ["ContinuousSampler", "Plan", "in_state", "integrate"]
 
 
 class Plan(NamedTuple):
@@ -72,9 +72,7 @@ class ContinuousSampler(AbstractSampler):
         Raises:
             ValueError: if the budget does not pay for one call.
         """
-        calls = nfe // evaluations
-        if calls < 1:
-            raise ValueError(f"nfe={nfe} does not pay for one evaluation ({evaluations} forwards); raise nfe")
+        calls = affordable(nfe, evaluations)
         steps = (calls - self.stepper.init_nfe) // self.stepper.nfe_per_step
         while steps >= 1 and self.stepper.evaluations(steps) > calls:
             steps -= 1
@@ -106,14 +104,39 @@ class ContinuousSampler(AbstractSampler):
             ValueError: if the budget is too small, or the variable is not defined at t_max.
         """
         denoiser = denoiser if self.wrap is None else self.wrap(denoiser)
-        process, variable = denoiser.process, self.variable
         plan = self.plan(nfe, denoiser.evaluations)
-        positions = self.grid(process, variable, plan.steps)
-        start, end = float(positions[0]), float(positions[-1])
-        y1 = variable.from_state(process, positions[0], process.prior(x1))
-        problem = ODEProblem(variable.field(denoiser), y1, start, end, cond)
-        solution = solve(problem, plan.stepper, FixedGrid(positions), SaveAt(steps=save_steps))
-        return in_state(solution, process, variable, denoiser.evaluations)
+        positions = self.grid(denoiser.process, self.variable, plan.steps)
+        return integrate(denoiser, x1, plan.stepper, self.variable, positions, cond, save_steps)
+
+
+def integrate(
+    denoiser: AbstractDenoiser,
+    x1: Tensor,
+    stepper: AbstractStepper,
+    variable: AbstractVariable,
+    positions: Tensor,
+    cond: Any,
+    save_steps: bool,
+) -> Solution:
+    """Solve the flow from noise over a grid.
+
+    Args:
+        denoiser: network and process.
+        x1: unit-variance noise ``(B, *event)``.
+        stepper: the method.
+        variable: in which state and time it works.
+        positions: of the variable, from generation's start to its end.
+        cond: handed to the network.
+        save_steps: keep every grid point instead of the end alone.
+
+    Returns:
+        Solution in x and t; ``stats.nfe`` counts network forwards.
+    """
+    process = denoiser.process
+    y1 = variable.from_state(process, positions[0], process.prior(x1))
+    problem = ODEProblem(variable.field(denoiser), y1, float(positions[0]), float(positions[-1]), cond)
+    solution = solve(problem, stepper, FixedGrid(positions), SaveAt(steps=save_steps))
+    return in_state(solution, process, variable, denoiser.evaluations)
 
 
 def in_state(solution: Solution, process: GaussianProcess, variable: AbstractVariable, evaluations: int) -> Solution:

@@ -46,7 +46,7 @@ class DDIMSampler(AbstractStraightPathSampler):
         return calls
 
     def stepper(
-        self, process: GaussianProcess, positions: tuple[float, ...], calls: int, generator: Streams | None
+        self, denoiser: AbstractDenoiser, positions: tuple[float, ...], calls: int, generator: Streams | None
     ) -> AbstractStepper:
         """Return DDIM's step; see the base class."""
         if self.eta == 0 or len(positions) == 2:  # A single step ends at σ = 0, where none is added.

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from isocline.samplers.exponential import ExponentialSampler
+from isocline.samplers.extrapolation import lagrange
 from isocline.samplers.log_ratio import AbstractForm, log_ratio_at
 from isocline.samplers.model_statistics import ModelStatistics
 from isocline.samplers.multistep import ExponentialMultistep
-from isocline.solvers.polynomial import integrated_lagrange
 
 __all__ = ["StatisticsForm", "with_statistics"]
 
@@ -86,7 +86,7 @@ class StatisticsForm(AbstractForm):
         decay = (-step.linear[-1]).exp()
         shift = -torch.einsum("m,m...->...", measure, gain * step.drift)
         weights = []
-        for basis, point in zip(_lagrange(shares, theta), past, strict=True):
+        for basis, point in zip(lagrange(shares, theta), past, strict=True):
             mass = torch.einsum("m,m...->...", measure * basis, gain)
             weights.append(-decay * (-point.growth[-1]).exp() * mass)
             shift = shift + mass * point.drift[-1]
@@ -149,10 +149,3 @@ def _simpson(length: float) -> Tensor:
     weights[1::2] = 4.0
     weights[0] = weights[-1] = 1.0
     return weights * (length / _INTERVALS / 3)
-
-
-def _lagrange(nodes: Tensor, places: Tensor) -> Tensor:
-    """Values of the basis polynomials over nodes ``(S,)`` at places ``(M,)``, ``(S, M)``."""
-    degrees = torch.arange(len(nodes), dtype=torch.float64)
-    coefficients = integrated_lagrange(nodes) * (degrees + 1)
-    return coefficients @ places[None, :] ** degrees[:, None]

@@ -56,7 +56,7 @@ class EDMHeunSampler(AbstractStraightPathSampler):
         return (calls + 1) // 2
 
     def stepper(
-        self, process: GaussianProcess, positions: tuple[float, ...], calls: int, generator: Streams | None
+        self, denoiser: AbstractDenoiser, positions: tuple[float, ...], calls: int, generator: Streams | None
     ) -> AbstractStepper:
         """Return Heun's step; see the base class."""
         step: AbstractNoiseStep = HeunStep()

@@ -61,7 +61,7 @@ class ExponentialSampler(AbstractStraightPathSampler):
         return len(self.method.orders(calls))
 
     def stepper(
-        self, process: GaussianProcess, positions: tuple[float, ...], calls: int, generator: Streams | None
+        self, denoiser: AbstractDenoiser, positions: tuple[float, ...], calls: int, generator: Streams | None
     ) -> AbstractStepper:
         """See the base class."""
         return self.method.stepper(positions, self.method.orders(calls), generator)

@@ -25,6 +25,7 @@ __all__ = [
     "PolynomialInLogRatio",
     "PolynomialInRatio",
     "PolynomialInTime",
+    "lagrange",
 ]
 
 # Gauss–Legendre points for one step: rounding error is reached far below it, see `_quadrature`.
@@ -78,7 +79,7 @@ class AbstractPolynomialExtrapolation(AbstractExtrapolation):
         if math.isinf(noise_ratio(known[0])) or not bool(finite[0] & finite[-1]):
             return (1.0,)
         points, weights = _quadrature(float(ratios[0]), float(ratios[-1]))
-        basis = _lagrange(coordinates[:-1][finite[:-1]], self.coordinate(process, points))
+        basis = lagrange(coordinates[:-1][finite[:-1]], self.coordinate(process, points))
         shares = iter((basis @ weights).tolist())
         return tuple(next(shares) if has else 0.0 for has in finite[:-1].tolist())
 
@@ -128,7 +129,7 @@ def _gauss_legendre() -> tuple[Tensor, Tensor]:
         return torch.from_numpy(nodes), torch.from_numpy(weights)
 
 
-def _lagrange(nodes: Tensor, points: Tensor) -> Tensor:
+def lagrange(nodes: Tensor, points: Tensor) -> Tensor:
     """Lagrange basis over ``nodes (S,)`` at ``points (P,)``: shape (S, P)."""
     rows = []
     for place in range(len(nodes)):

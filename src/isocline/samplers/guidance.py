@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from isocline.processes.denoiser import AbstractDenoiser
-from isocline.processes.gaussian import GaussianProcess
 from isocline.processes.prediction import AbstractPrediction, ScorePrediction, conversion
+from isocline.samplers.wrapped_denoiser import AbstractWrappedDenoiser
 from isocline.shapes import expand_like
 from isocline.solvers.rows import select_rows
 
@@ -23,7 +23,7 @@ __all__ = ["AutoGuidance", "ClassifierFreeGuidance", "ClassifierGuidance", "Inte
 _SCORE = ScorePrediction()
 
 
-class ClassifierFreeGuidance(AbstractDenoiser):
+class ClassifierFreeGuidance(AbstractWrappedDenoiser):
     """u + s (c − u), with c the conditional and u the unconditional prediction; s = 1 is conditional, s = 0 not.
 
     Others write (1 + w) c − w u: s = 1 + w.
@@ -36,13 +36,8 @@ class ClassifierFreeGuidance(AbstractDenoiser):
     """
 
     def __init__(self, denoiser: AbstractDenoiser, scale: float) -> None:
-        self.denoiser = denoiser
+        super().__init__(denoiser)
         self.scale = scale
-
-    @property
-    def process(self) -> GaussianProcess:
-        """The wrapped denoiser's process."""
-        return self.denoiser.process
 
     @property
     def evaluations(self) -> int:
@@ -64,7 +59,7 @@ class ClassifierFreeGuidance(AbstractDenoiser):
         return unconditional + self.scale * (self.denoiser.predict(t, x, cond, to) - unconditional)
 
 
-class ClassifierGuidance(AbstractDenoiser):
+class ClassifierGuidance(AbstractWrappedDenoiser):
     """∇ ln p_t(x) + s ∇ ln p_t(y | x), with the unconditional score and a classifier of noisy states.
 
     With the exact classifier s = 1 is the conditional law, by Bayes' rule. A prediction of data magnifies the
@@ -81,14 +76,9 @@ class ClassifierGuidance(AbstractDenoiser):
     def __init__(
         self, denoiser: AbstractDenoiser, classifier: Callable[[Tensor, Tensor], Tensor], scale: float = 1.0
     ) -> None:
-        self.denoiser = denoiser
+        super().__init__(denoiser)
         self.classifier = classifier
         self.scale = scale
-
-    @property
-    def process(self) -> GaussianProcess:
-        """The wrapped denoiser's process."""
-        return self.denoiser.process
 
     @property
     def evaluations(self) -> int:
@@ -122,7 +112,7 @@ class ClassifierGuidance(AbstractDenoiser):
         return gradient.to(x.dtype)
 
 
-class AutoGuidance(AbstractDenoiser):
+class AutoGuidance(AbstractWrappedDenoiser):
     """w + s (d − w), with d the denoiser and w a worse one of the same process: smaller, or trained for less long.
 
     Source: *Guiding a Diffusion Model with a Bad Version of Itself*, Karras et al., 2024, Eq. 3.
@@ -141,14 +131,9 @@ class AutoGuidance(AbstractDenoiser):
         ours, theirs = denoiser.process.schedule(times), worse.process.schedule(times)
         if not (torch.allclose(ours.alpha, theirs.alpha) and torch.allclose(ours.sigma, theirs.sigma)):
             raise ValueError("worse: its process has another schedule than the denoiser's; use one trained under it")
-        self.denoiser = denoiser
+        super().__init__(denoiser)
         self.worse = worse
         self.scale = scale
-
-    @property
-    def process(self) -> GaussianProcess:
-        """The wrapped denoiser's process."""
-        return self.denoiser.process
 
     @property
     def evaluations(self) -> int:
@@ -165,7 +150,7 @@ class AutoGuidance(AbstractDenoiser):
         return worse + self.scale * (self.denoiser.predict(t, x, cond, to) - worse)
 
 
-class IntervalGuidance(AbstractDenoiser):
+class IntervalGuidance(AbstractWrappedDenoiser):
     """Guide at some noise levels only; elsewhere the denoiser alone answers, and only its forwards are spent.
 
     Guidance does harm where there is little but noise and is of no use where there is little noise.
@@ -195,15 +180,10 @@ class IntervalGuidance(AbstractDenoiser):
             raise ValueError(f"ratios = {ratios}, times = {times}: give one of them")
         if len(interval) != 2 or not interval[0] < interval[1]:
             raise ValueError(f"interval {list(interval)}: give [low, high] with low < high")
-        self.denoiser = denoiser
+        super().__init__(denoiser)
         self.guided = guide(denoiser)
         self.low, self.high = interval
         self.by_time = times is not None
-
-    @property
-    def process(self) -> GaussianProcess:
-        """The wrapped denoiser's process."""
-        return self.denoiser.process
 
     @property
     def evaluations(self) -> int:

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from isocline.processes.denoiser import AbstractDenoiser
-from isocline.processes.gaussian import GaussianProcess
 from isocline.processes.prediction import AbstractPrediction
 from isocline.randomness import Streams
 from isocline.samplers.base import AbstractSampler
+from isocline.samplers.wrapped_denoiser import AbstractWrappedDenoiser
 from isocline.solvers.solution import Solution
 
 __all__ = ["GuidedSampler", "Meter"]
 
 
-class Meter(AbstractDenoiser):
+class Meter(AbstractWrappedDenoiser):
     """Counts the network forwards that one sample costs, for solves in which all samples share their times.
 
     Args:
@@ -30,22 +30,8 @@ class Meter(AbstractDenoiser):
     """
 
     def __init__(self, denoiser: AbstractDenoiser) -> None:
-        self.denoiser = denoiser
+        super().__init__(denoiser)
         self.spent = 0
-
-    @property
-    def process(self) -> GaussianProcess:
-        """The wrapped denoiser's process."""
-        return self.denoiser.process
-
-    @property
-    def evaluations(self) -> int:
-        """Those of the wrapped denoiser."""
-        return self.denoiser.evaluations
-
-    def forwards(self, t: Tensor) -> Tensor:
-        """Those of the wrapped denoiser."""
-        return self.denoiser.forwards(t)
 
     def predict(self, t: Tensor, x: Tensor, cond: Any, to: AbstractPrediction) -> Tensor:
         """Ask the wrapped denoiser and count."""

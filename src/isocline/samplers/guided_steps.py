@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from abc import abstractmethod
 from typing import Any
 
@@ -14,11 +13,10 @@ from isocline.processes.prediction import DataPrediction, NoisePrediction, Veloc
 from isocline.processes.probability_flow import TimeVariable
 from isocline.randomness import Streams
 from isocline.samplers.base import AbstractSampler
+from isocline.samplers.continuous import integrate
 from isocline.shapes import expand_like
-from isocline.solvers.controller import FixedGrid
-from isocline.solvers.loop import solve
-from isocline.solvers.problem import AbstractProblem, ODEProblem
-from isocline.solvers.solution import SaveAt, Solution
+from isocline.solvers.problem import AbstractProblem
+from isocline.solvers.solution import Solution
 from isocline.solvers.stepper import AbstractStepper, StepResult
 
 __all__ = ["CFGPlusPlusSampler", "RectifiedCFGPlusPlusSampler"]
@@ -105,16 +103,13 @@ class _RuleSampler(AbstractSampler):
         """
         if cond is None:
             raise ValueError(f"cond=None under {type(self).__name__}; pass the labels to guide towards")
-        process, rule = denoiser.process, self.rule(denoiser)
+        rule = self.rule(denoiser)
         cost = rule.nfe_per_step * denoiser.evaluations
         if nfe < cost:
             raise ValueError(f"nfe={nfe} does not pay for one step of {type(self).__name__} ({cost} forwards)")
-        times = self.grid(process, TimeVariable(), nfe // cost)
+        times = self.grid(denoiser.process, TimeVariable(), nfe // cost)
         times[-1] = self.end(denoiser)
-        problem = ODEProblem(denoiser.velocity, process.prior(x1), process.t_max, float(times[-1]), cond)
-        solution = solve(problem, rule, FixedGrid(times), SaveAt(steps=save_steps))
-        stats = dataclasses.replace(solution.stats, nfe=solution.stats.nfe * denoiser.evaluations)
-        return dataclasses.replace(solution, stats=stats)
+        return integrate(denoiser, x1, rule, TimeVariable(), times, cond, save_steps)
 
 
 class CFGPlusPlusSampler(_RuleSampler):

@@ -110,10 +110,10 @@ class NoiseMultistepSampler(AbstractStraightPathSampler):
         return calls
 
     def stepper(
-        self, process: GaussianProcess, positions: tuple[float, ...], calls: int, generator: Streams | None
+        self, denoiser: AbstractDenoiser, positions: tuple[float, ...], calls: int, generator: Streams | None
     ) -> AbstractStepper:
         """Return the method with its weights for the grid."""
-        shares = []
+        shares, process = [], denoiser.process
         for index in range(len(positions) - 1):
             known = positions[max(0, index + 1 - self.order) : index + 1][::-1]
             from_noise = known[0] == 1  # No other noise is known there.

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from isocline.processes.denoiser import AbstractDenoiser
 from isocline.processes.gaussian import GaussianProcess
 from isocline.randomness import Streams
 from isocline.samplers.extrapolation import EqualSteps
 from isocline.samplers.noise_multistep import NoiseHistory
 from isocline.samplers.noise_step import NoiseEvaluation, transfer
-from isocline.samplers.straight_path import AbstractStraightPathSampler
+from isocline.samplers.straight_path import AbstractStraightPathSampler, starts_at_noise
 from isocline.solvers.problem import AbstractProblem
 from isocline.solvers.stepper import AbstractStepper, StepResult
 
@@ -42,12 +43,13 @@ class PNDMSampler(AbstractStraightPathSampler):
         return calls - (stages - 1) * number
 
     def stepper(
-        self, process: GaussianProcess, positions: tuple[float, ...], calls: int, generator: Streams | None
+        self, denoiser: AbstractDenoiser, positions: tuple[float, ...], calls: int, generator: Streams | None
     ) -> AbstractStepper:
         """Return the method; see the base class."""
+        process = denoiser.process
         times = self.variable.time(process, torch.tensor(positions, dtype=torch.float64))
         middles = self.variable.position(process, (times[1:] + times[:-1]) / 2).tolist()
-        order, first = _order(process, calls), _first(process)
+        order, first = _order(process, calls), int(starts_at_noise(process))
         shares = [
             EqualSteps().shares(process, positions[max(0, index + 1 - order) : index + 1], 0.0)
             for index in range(len(positions) - 1)
@@ -99,10 +101,5 @@ class _PNDMStepper(AbstractStepper):
 
 def _order(process: GaussianProcess, calls: int) -> int:
     """The highest order whose warm-up, and a step after it, the budget pays for."""
-    left = calls - _first(process)
+    left = calls - starts_at_noise(process)
     return next(order for order, (stages, number) in _WARM_UP.items() if left > stages * number or order == 1)
-
-
-def _first(process: GaussianProcess) -> int:
-    """Number of DDIM steps before the warm-up: one where generation starts from α = 0."""
-    return int(float(process.schedule(process.t_max).alpha) <= 0)

@@ -55,7 +55,7 @@ class PredictorCorrectorSampler(AbstractStraightPathSampler):
         return (calls + self.corrections) // (1 + self.corrections)
 
     def stepper(
-        self, process: GaussianProcess, positions: tuple[float, ...], calls: int, generator: Streams | None
+        self, denoiser: AbstractDenoiser, positions: tuple[float, ...], calls: int, generator: Streams | None
     ) -> AbstractStepper:
         """Return predictor and corrector; see the base class."""
         step: AbstractNoiseStep = DDIMStep()

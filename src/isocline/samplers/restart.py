@@ -94,7 +94,7 @@ class RestartSampler(AbstractStraightPathSampler):
         return (calls - 2 * self.inner * self._paid(calls) + 1) // 2
 
     def stepper(
-        self, process: GaussianProcess, positions: tuple[float, ...], calls: int, generator: Streams | None
+        self, denoiser: AbstractDenoiser, positions: tuple[float, ...], calls: int, generator: Streams | None
     ) -> AbstractStepper:
         """Return Heun's step with its restarts; see the base class."""
         step: AbstractNoiseStep = HeunStep()

@@ -14,14 +14,12 @@ from isocline.processes.gaussian import GaussianProcess
 from isocline.processes.grid import AbstractTimeGrid
 from isocline.processes.reverse_sde import reverse_diffusion, reverse_drift
 from isocline.randomness import Streams, normal
-from isocline.samplers.base import AbstractSampler
 from isocline.samplers.noise_step import AbstractNoiseStep, DDIMStep, NoiseStepper
-from isocline.samplers.straight_path import AbstractStraightPathSampler, required
+from isocline.samplers.straight_path import AbstractStraightPathSampler, required, starts_at_noise
 from isocline.shapes import expand_like
 from isocline.solvers.brownian import AbstractBrownian, BrownianIncrement
 from isocline.solvers.problem import AbstractProblem, Calculus, SDEProblem
 from isocline.solvers.sde import AbstractSDEStepper
-from isocline.solvers.solution import Solution
 from isocline.solvers.stepper import AbstractStepper, StepResult
 
 __all__ = ["ReverseSDESampler", "StreamIncrements", "calculus_of"]
@@ -51,7 +49,7 @@ def calculus_of(stepper: AbstractSDEStepper) -> Calculus:
     return Calculus.ITO if Calculus.ITO in stepper.calculi else Calculus.STRATONOVICH
 
 
-class ReverseSDESampler(AbstractSampler):
+class ReverseSDESampler(AbstractStraightPathSampler):
     """Steps of dx = [F x − ½ (1 + η²) g² s] dt + η g dw̄ in t on a grid, then a step of the flow to σ = 0.
 
     g is infinite where α = 0: generation from there begins with a step of the flow (DDIM's) as well. The last step,
@@ -70,8 +68,6 @@ class ReverseSDESampler(AbstractSampler):
     Source: *Score-Based Generative Modeling through SDEs*, Song et al., 2021, §3.3 and App. C.
     """
 
-    grid: AbstractTimeGrid
-
     def __init__(
         self,
         stepper: AbstractSDEStepper,
@@ -79,50 +75,24 @@ class ReverseSDESampler(AbstractSampler):
         eta: float = 1.0,
         wrap: Callable[[AbstractDenoiser], AbstractDenoiser] | None = None,
     ) -> None:
+        super().__init__(grid, wrap)
         if eta < 0:
             raise ValueError(f"eta={eta} must not be negative")
-        self.stepper, self.grid, self.eta, self.wrap = stepper, grid, eta, wrap
-
-    def sample(
-        self,
-        denoiser: AbstractDenoiser,
-        x1: Tensor,
-        nfe: int,
-        cond: Any = None,
-        generator: Streams | None = None,
-        save_steps: bool = False,
-    ) -> Solution:
-        """Generate; see the base class.
-
-        Raises:
-            ValueError: if the budget does not pay for one evaluation, or there is no generator.
-        """
-        denoiser = denoiser if self.wrap is None else self.wrap(denoiser)
-        bound = _BoundSampler(self.stepper, self.grid, self.eta, denoiser)
-        return bound.sample(denoiser, x1, nfe, cond, generator, save_steps)
-
-
-class _BoundSampler(AbstractStraightPathSampler):
-    """The sampler for one denoiser."""
-
-    def __init__(
-        self, stepper: AbstractSDEStepper, grid: AbstractTimeGrid, eta: float, denoiser: AbstractDenoiser
-    ) -> None:
-        super().__init__(grid)
-        self.method, self.eta, self.denoiser = stepper, eta, denoiser
+        self.method, self.eta = stepper, eta
 
     def steps(self, process: GaussianProcess, calls: int) -> int:
-        first = int(float(process.schedule(process.t_max).alpha) <= 0)
+        """Return the steps of the SDE that the budget pays for, and one or two of one evaluation."""
+        first = int(starts_at_noise(process))
         return first + 1 + (calls - first - 1) // self.method.nfe_per_step
 
     def stepper(
-        self, process: GaussianProcess, positions: tuple[float, ...], calls: int, generator: Streams | None
+        self, denoiser: AbstractDenoiser, positions: tuple[float, ...], calls: int, generator: Streams | None
     ) -> AbstractStepper:
+        """Return the method; see the base class."""
         if len(positions) == 2:
             return NoiseStepper(DDIMStep(), positions)
         streams = required(generator, f"eta={self.eta}") if self.eta > 0 else torch.Generator()
-        step = _ReverseStep(self.method, self.eta, self.denoiser, StreamIncrements(streams))
-        return NoiseStepper(step, positions)
+        return NoiseStepper(_ReverseStep(self.method, self.eta, denoiser, StreamIncrements(streams)), positions)
 
 
 class _ReverseStep(AbstractNoiseStep):

@@ -13,15 +13,12 @@ from isocline.processes.gaussian import GaussianProcess
 from isocline.processes.grid import AbstractTimeGrid
 from isocline.processes.probability_flow import LinearPathVariable
 from isocline.randomness import Streams
-from isocline.samplers.base import AbstractSampler
-from isocline.samplers.continuous import in_state
-from isocline.solvers.controller import FixedGrid
-from isocline.solvers.loop import solve
-from isocline.solvers.problem import ODEProblem
-from isocline.solvers.solution import SaveAt, Solution
+from isocline.samplers.base import AbstractSampler, affordable
+from isocline.samplers.continuous import integrate
+from isocline.solvers.solution import Solution
 from isocline.solvers.stepper import AbstractStepper
 
-__all__ = ["AbstractStraightPathSampler", "affordable", "required"]
+__all__ = ["AbstractStraightPathSampler", "required", "starts_at_noise"]
 
 
 class AbstractStraightPathSampler(AbstractSampler):
@@ -51,12 +48,12 @@ class AbstractStraightPathSampler(AbstractSampler):
 
     @abstractmethod
     def stepper(
-        self, process: GaussianProcess, positions: tuple[float, ...], calls: int, generator: Streams | None
+        self, denoiser: AbstractDenoiser, positions: tuple[float, ...], calls: int, generator: Streams | None
     ) -> AbstractStepper:
         """Return the method on one grid.
 
         Args:
-            process: the process.
+            denoiser: what is sampled.
             positions: of `LinearPathVariable`, decreasing to 0; one more than steps.
             calls: evaluations that may be made.
             generator: source of noise.
@@ -80,30 +77,10 @@ class AbstractStraightPathSampler(AbstractSampler):
             ValueError: if the budget does not pay for one evaluation, or noise is to be added without a generator.
         """
         denoiser = denoiser if self.wrap is None else self.wrap(denoiser)
-        process, variable = denoiser.process, self.variable
         calls = affordable(nfe, denoiser.evaluations)
-        positions = self.grid(process, variable, self.steps(process, calls))
-        stepper = self.stepper(process, tuple(positions.tolist()), calls, generator)
-        y1 = variable.from_state(process, positions[0], process.prior(x1))
-        problem = ODEProblem(variable.field(denoiser), y1, float(positions[0]), float(positions[-1]), cond)
-        solution = solve(problem, stepper, FixedGrid(positions), SaveAt(steps=save_steps))
-        return in_state(solution, process, variable, denoiser.evaluations)
-
-
-def affordable(nfe: int, evaluations: int) -> int:
-    """Return the evaluations of the field that a budget pays for.
-
-    Args:
-        nfe: network forwards allowed per sample.
-        evaluations: forwards per evaluation (2 under classifier-free guidance).
-
-    Raises:
-        ValueError: if it does not pay for one.
-    """
-    calls = nfe // evaluations
-    if calls < 1:
-        raise ValueError(f"nfe={nfe} does not pay for one evaluation ({evaluations} forwards); raise nfe")
-    return calls
+        positions = self.grid(denoiser.process, self.variable, self.steps(denoiser.process, calls))
+        stepper = self.stepper(denoiser, tuple(positions.tolist()), calls, generator)
+        return integrate(denoiser, x1, stepper, self.variable, positions, cond, save_steps)
 
 
 def required(generator: Streams | None, because: str) -> Streams:
@@ -119,3 +96,8 @@ def required(generator: Streams | None, because: str) -> Streams:
     if generator is None:
         raise ValueError(f"{because} adds noise between steps; pass generator=torch.Generator()")
     return generator
+
+
+def starts_at_noise(process: GaussianProcess) -> bool:
+    """Whether nothing of the data is left where generation starts, α = 0: methods that divide by α begin otherwise."""
+    return float(process.schedule(process.t_max).alpha) <= 0
