@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from isocline.datasets.quantisation import to_uint8
-from isocline.metrics.image_evaluation import draw_images, evaluate_images
+from isocline.metrics.image_evaluation import draw_samples, evaluate_images
 from isocline.metrics.image_metrics import ImageReference
 from isocline.metrics.settings import ImageSettings
 from isocline.processes.denoiser import Denoiser
@@ -101,7 +101,7 @@ def test_noise_is_the_same_at_every_budget_and_for_every_model(reference, settin
 @pytest.mark.parametrize("batch_size", [1, 7, 60])
 def test_images_do_not_depend_on_the_batch_size(batch_size):
     def draw(size):
-        return draw_images(0.5, Shrink(), seed=3, count=20, nfe=2, shape=SHAPE, batch_size=size).images
+        return to_uint8(draw_samples(0.5, Shrink(), seed=3, count=20, nfe=2, shape=SHAPE, batch_size=size).samples)
 
     assert torch.equal(draw(batch_size), draw(20))
 
@@ -111,7 +111,7 @@ def test_noise_on_the_way_does_not_depend_on_the_batch_size_either():
 
     def draw(size):
         sampler = ConsistencySampler()
-        return draw_images(denoiser, sampler, seed=3, count=10, nfe=4, shape=SHAPE, batch_size=size).images
+        return to_uint8(draw_samples(denoiser, sampler, seed=3, count=10, nfe=4, shape=SHAPE, batch_size=size).samples)
 
     assert torch.equal(draw(3), draw(10))
     assert not torch.equal(draw(10)[:5], draw(10)[5:])
@@ -126,7 +126,7 @@ class Flat(torch.nn.Module):
 
 def test_conditional_models_are_given_every_class_equally_often():
     sampler = Shrink()
-    draw_images(0.0, sampler, seed=0, count=10, nfe=1, shape=SHAPE, batch_size=4, classes=5)
+    draw_samples(0.0, sampler, seed=0, count=10, nfe=1, shape=SHAPE, batch_size=4, classes=5)
     assert torch.cat([cond for _, _, cond in sampler.seen]).bincount().tolist() == [2] * 5
 
 

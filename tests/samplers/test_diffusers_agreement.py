@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 import torch
+from tests.samplers.exact_fields import D, exact, noise
 from torch import Tensor
 
-from isocline.processes.denoiser import Denoiser
 from isocline.processes.gaussian import GaussianProcess
-from isocline.processes.mixture import GaussianMixture
 from isocline.processes.prediction import NoisePrediction
 from isocline.processes.probability_flow import LinearPathVariable
 from isocline.processes.schedule import EDMSchedule, VPLinearSchedule
@@ -33,10 +32,6 @@ from isocline.solvers.explicit import Euler
 
 diffusers = pytest.importorskip("diffusers")
 
-D = torch.float64
-MIXTURE = GaussianMixture(
-    torch.tensor([0.4, 0.6]), torch.tensor([[1.0, -0.5], [-0.6, 0.4]]), torch.tensor([[0.04, 0.1], [0.1, 0.05]])
-)
 VP = GaussianProcess(VPLinearSchedule(), NoisePrediction())
 EDM = GaussianProcess(EDMSchedule(0.02, 20.0), NoisePrediction())
 STEPS = 20
@@ -44,14 +39,6 @@ STEPS = 20
 TRAINED = torch.arange(1, 1001, dtype=D) / 1000
 TIMES = TRAINED.flip(0)[:: 1000 // STEPS]
 GRID = GivenGrid({STEPS: TIMES.tolist()})
-
-
-def exact(process: GaussianProcess) -> Denoiser:
-    return Denoiser(MIXTURE.network(process), process)
-
-
-def noise(n: int = 8, seed: int = 0) -> Tensor:
-    return torch.randn(n, 2, generator=torch.Generator().manual_seed(seed), dtype=D)
 
 
 def vp_peer(kind: type, **options: Any) -> Any:
@@ -62,7 +49,7 @@ def vp_peer(kind: type, **options: Any) -> Any:
 
 
 def run_on_vp(scheduler: Any, **options: Any) -> Tensor:
-    x, denoiser = VP.prior(noise()), exact(VP)
+    x, denoiser = VP.prior(noise(8)), exact(VP)
     for step in scheduler.timesteps:
         x = scheduler.step(denoiser.noise(TRAINED[step], x), int(step), x, **options).prev_sample
     return x
@@ -72,18 +59,18 @@ def run_on_vp(scheduler: Any, **options: Any) -> Tensor:
 def test_ddim(eta: float) -> None:
     scheduler = vp_peer(diffusers.DDIMScheduler, clip_sample=False, set_alpha_to_one=True)
     draws = torch.Generator().manual_seed(3)
-    x, denoiser = VP.prior(noise()), exact(VP)
+    x, denoiser = VP.prior(noise(8)), exact(VP)
     for step in scheduler.timesteps:
         fresh = torch.randn(x.shape, generator=draws, dtype=D)
         predicted = denoiser.noise(TRAINED[step], x)
         x = scheduler.step(predicted, int(step), x, eta=eta, variance_noise=fresh).prev_sample
-    ours = DDIMSampler(GRID, eta).sample(exact(VP), noise(), STEPS, generator=torch.Generator().manual_seed(3))
+    ours = DDIMSampler(GRID, eta).sample(exact(VP), noise(8), STEPS, generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close(ours.final, x, rtol=1e-5, atol=1e-5)
 
 
 def test_pndm() -> None:
     scheduler = vp_peer(diffusers.PNDMScheduler, set_alpha_to_one=True)
-    ours = PNDMSampler(GRID).sample(exact(VP), noise(), STEPS + 9)
+    ours = PNDMSampler(GRID).sample(exact(VP), noise(8), STEPS + 9)
     assert int(ours.stats.nfe[0]) == len(scheduler.timesteps)
     # Tighter than elsewhere: where the warm-up lies the noise hardly changes, so that its weights hardly show.
     torch.testing.assert_close(ours.final, run_on_vp(scheduler), rtol=1e-10, atol=1e-10)
@@ -94,12 +81,12 @@ def test_ipndm() -> None:
     scheduler.set_timesteps(STEPS)
     values = VP.schedule(torch.cat([TIMES, torch.zeros(1, dtype=D)]))
     scheduler.betas, scheduler.alphas, scheduler.timesteps = values.sigma, values.alpha, TIMES
-    x, denoiser = VP.prior(noise()), exact(VP)
+    x, denoiser = VP.prior(noise(8)), exact(VP)
     for t, alpha, sigma in zip(TIMES, values.alpha, values.sigma, strict=False):
         predicted = denoiser.noise(t, x)
         v = (predicted - sigma * x) / alpha
         x = scheduler.step(v, t, x).prev_sample
-    ours = NoiseMultistepSampler(4, EqualSteps(), GRID).sample(exact(VP), noise(), STEPS).final
+    ours = NoiseMultistepSampler(4, EqualSteps(), GRID).sample(exact(VP), noise(8), STEPS).final
     torch.testing.assert_close(ours, x, rtol=1e-5, atol=1e-5)
 
 
@@ -109,11 +96,11 @@ def test_deis_which_is_polynomial_in_the_log_ratio_there(order: int) -> None:
     values = VP.schedule(TIMES)
     # The peer stops at a σ above 0: its last level is our last departure, compared before our last step.
     scheduler.sigmas, scheduler.timesteps = values.sigma / values.alpha, torch.arange(STEPS, 1, -1)
-    x, denoiser = VP.prior(noise()), exact(VP)
+    x, denoiser = VP.prior(noise(8)), exact(VP)
     for index, step in enumerate(scheduler.timesteps):
         x = scheduler.step(denoiser.noise(TIMES[index], x), int(step), x).prev_sample
     sampler = NoiseMultistepSampler(order, PolynomialInLogRatio(), GRID)
-    ours = sampler.sample(exact(VP), noise(), STEPS, save_steps=True)
+    ours = sampler.sample(exact(VP), noise(8), STEPS, save_steps=True)
     torch.testing.assert_close(ours.ys[-2], x, rtol=1e-5, atol=1e-5)
 
 
@@ -142,21 +129,21 @@ def edm_peer(kind: type, sigmas: Tensor, **options: Any) -> Any:
 def test_euler_and_lms(name: str, sampler: AbstractSampler) -> None:
     sigmas, grid = levels()
     scheduler = edm_peer(getattr(diffusers, name), sigmas)
-    x, denoiser = EDM.prior(noise()), exact(EDM)
+    x, denoiser = EDM.prior(noise(8)), exact(EDM)
     for t, step in zip(grid.times[STEPS], scheduler.timesteps, strict=True):
         x = scheduler.step(denoiser.noise(t, x), step, x).prev_sample
-    ours = sampler.on(grid).sample(exact(EDM), noise(), STEPS).final
+    ours = sampler.on(grid).sample(exact(EDM), noise(8), STEPS).final
     torch.testing.assert_close(ours, x.double(), rtol=1e-5, atol=1e-5)
 
 
 def test_edm_euler() -> None:
     sigmas, grid = levels()
     scheduler = edm_peer(diffusers.EDMEulerScheduler, sigmas)
-    data, x, denoiser = 0.5**2, EDM.prior(noise()), exact(EDM)
+    data, x, denoiser = 0.5**2, EDM.prior(noise(8)), exact(EDM)
     for t, sigma, step in zip(grid.times[STEPS], sigmas, scheduler.timesteps, strict=False):
         skip, out = data / (sigma**2 + data), sigma * data**0.5 / (sigma**2 + data).sqrt()
         x = scheduler.step((denoiser.data(t, x) - skip * x) / out, step, x).prev_sample
-    ours = DDIMSampler(grid).sample(exact(EDM), noise(), STEPS).final
+    ours = DDIMSampler(grid).sample(exact(EDM), noise(8), STEPS).final
     torch.testing.assert_close(ours, x.double(), rtol=1e-5, atol=1e-5)
 
 
@@ -165,10 +152,10 @@ def test_heun() -> None:
     # The peer keeps every level but the ends twice, one for each evaluation.
     doubled = torch.cat([sigmas[:1], sigmas[1:-1].repeat_interleave(2), sigmas[-1:]])
     scheduler = edm_peer(diffusers.HeunDiscreteScheduler, doubled)
-    x, denoiser = EDM.prior(noise()), exact(EDM)
+    x, denoiser = EDM.prior(noise(8)), exact(EDM)
     for sigma, step in zip(doubled, scheduler.timesteps, strict=False):
         x = scheduler.step(denoiser.noise(NoiseRatioVariable().time(EDM, sigma), x), step, x).prev_sample
-    ours = EDMHeunSampler(grid).sample(exact(EDM), noise(), 2 * STEPS - 1)
+    ours = EDMHeunSampler(grid).sample(exact(EDM), noise(8), 2 * STEPS - 1)
     assert int(ours.stats.nfe[0]) == len(scheduler.timesteps)
     torch.testing.assert_close(ours.final, x.double(), rtol=1e-5, atol=1e-5)
 

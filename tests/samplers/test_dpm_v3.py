@@ -8,7 +8,7 @@ import hydra.utils
 import pytest
 import torch
 from omegaconf import OmegaConf
-from tests.samplers.exponential_cases import MIXTURE, PROCESSES, D, exact, noise
+from tests.samplers.exact_fields import MIXTURE, PROCESSES, D, exact, noise
 
 from isocline.processes.mixture import GaussianMixture
 from isocline.processes.probability_flow import LinearPathVariable

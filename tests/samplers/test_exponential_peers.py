@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler, DPMSolverSinglestepScheduler, UniPCMultistepScheduler
-from tests.samplers.exponential_cases import PROCESSES, D, exact, noise
+from tests.samplers.exact_fields import PROCESSES, D, exact, noise
 
 from isocline.processes.denoiser import Denoiser
 from isocline.processes.grid import GivenGrid

@@ -10,7 +10,8 @@ import hydra.utils
 import pytest
 import torch
 from omegaconf import OmegaConf
-from tests.samplers.exponential_cases import METHODS, MIXTURE, POINT, PROCESSES, D, budget, exact, noise
+from tests.samplers.exact_fields import MIXTURE, POINT, PROCESSES, D, exact, noise
+from tests.samplers.exponential_cases import METHODS, budget
 from tests.samplers.labelled_mixture import Labelled
 
 from isocline.processes.denoiser import Denoiser

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.samplers.exponential_cases import MIXTURE, PROCESSES, D, exact
+from tests.samplers.exact_fields import MIXTURE, PROCESSES, D, exact
 
 from isocline.processes.denoiser import Denoiser
 from isocline.processes.mixture import GaussianMixture

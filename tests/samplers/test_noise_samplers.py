@@ -8,19 +8,14 @@ import math
 
 import pytest
 import torch
+from tests.samplers.exact_fields import POINT, PROCESSES, D, exact, noise, stream
 
 from isocline.processes.denoiser import Denoiser
 from isocline.processes.gaussian import GaussianProcess
-from isocline.processes.mixture import GaussianMixture
-from isocline.processes.prediction import DataPrediction, NoisePrediction, VelocityPrediction, VPrediction
+from isocline.processes.prediction import NoisePrediction
 from isocline.processes.probability_flow import LinearPathVariable, NoiseRatioVariable
 from isocline.processes.schedule import (
-    EDMSchedule,
-    LinearSchedule,
-    TrigFlowSchedule,
     VESchedule,
-    VPCosineSchedule,
-    VPLinearSchedule,
 )
 from isocline.samplers.continuous import ContinuousSampler
 from isocline.samplers.ddim import DDIMSampler
@@ -36,19 +31,6 @@ from isocline.solvers.explicit import RK4, Euler
 from isocline.solvers.loop import solve
 from isocline.solvers.problem import ODEProblem
 
-D = torch.float64
-MIXTURE = GaussianMixture(
-    torch.tensor([0.4, 0.6]), torch.tensor([[1.0, -0.5], [-0.6, 0.4]]), torch.tensor([[0.04, 0.1], [0.1, 0.05]])
-)
-POINT = GaussianMixture(torch.ones(1), torch.tensor([[0.5, -0.2]]), torch.zeros(1, 2))
-PROCESSES = {
-    "vp": GaussianProcess(VPLinearSchedule(), NoisePrediction()),
-    "cosine": GaussianProcess(VPCosineSchedule(), VPrediction()),
-    "linear": GaussianProcess(LinearSchedule(), VelocityPrediction()),
-    "trigflow": GaussianProcess(TrigFlowSchedule(), VelocityPrediction()),
-    "edm": GaussianProcess(EDMSchedule(), DataPrediction()),
-    "ve": GaussianProcess(VESchedule(), NoisePrediction()),
-}
 RULES = {
     "time": PolynomialInTime(),
     "ratio": PolynomialInRatio(),
@@ -65,18 +47,6 @@ SAMPLERS = {
     "edm_heun_churned": EDMHeunSampler(UniformTimeGrid(), churn=10),
     "predictor_corrector": PredictorCorrectorSampler(UniformTimeGrid()),
 }
-
-
-def exact(process: GaussianProcess, mixture: GaussianMixture = MIXTURE) -> Denoiser:
-    return Denoiser(mixture.network(process), process)
-
-
-def noise(n: int = 16, seed: int = 0) -> torch.Tensor:
-    return torch.randn(n, 2, generator=torch.Generator().manual_seed(seed), dtype=D)
-
-
-def stream(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def position(ratio: float) -> float:

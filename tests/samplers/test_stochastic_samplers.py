@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from tests.samplers.exact_fields import POINT, D, noise, stream
 
 from isocline.processes.denoiser import Denoiser
 from isocline.processes.gaussian import GaussianProcess
@@ -27,9 +28,7 @@ from isocline.solvers.explicit import Euler
 from isocline.solvers.srk import ShARK
 from isocline.solvers.stratonovich import StratonovichHeun
 
-D = torch.float64
 GAUSSIAN = GaussianMixture(torch.ones(1), torch.tensor([[0.5, -0.2]]), torch.tensor([[0.3, 0.1]]))
-POINT = GaussianMixture(torch.ones(1), torch.tensor([[0.5, -0.2]]), torch.zeros(1, 2))
 PROCESSES = {
     "vp": GaussianProcess(VPLinearSchedule(), NoisePrediction()),
     "cosine": GaussianProcess(VPCosineSchedule(), VPrediction()),
@@ -51,14 +50,6 @@ SAMPLERS: dict[str, AbstractSampler] = {
 
 def exact(process: GaussianProcess, mixture: GaussianMixture = GAUSSIAN) -> Denoiser:
     return Denoiser(mixture.network(process), process)
-
-
-def noise(n: int = 16, seed: int = 0) -> torch.Tensor:
-    return torch.randn(n, 2, generator=torch.Generator().manual_seed(seed), dtype=D)
-
-
-def stream(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize("name", PROCESSES)
