@@ -215,7 +215,13 @@ def test_parts_that_do_not_fit_together_are_refused_before_anything_runs(default
         ["data/images=digits", "models.flow.network.multipliers=[1,2]", "models.vp.network.multipliers=[1,2]"],
         ["data/images=cifar10", "data/text=text8"],
         ["data/images=twemoji", "data/text=kjv_characters", "models.flow.trainer.precision=bf16-mixed"],
-        ["~models.vp", "~matrix.images.vp", "~students.consistency", "~matrix.images.consistency"],
+        [
+            "~models.vp",
+            "~matrix.images.vp",
+            "~matrix.solvers.vp",
+            "~students.consistency",
+            "~matrix.images.consistency",
+        ],
     ],
     ids=" ".join,
 )
