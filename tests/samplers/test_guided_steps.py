@@ -88,6 +88,18 @@ def test_rectified_cfg_plus_plus_tends_to_adaptive_guidance_with_order_one() -> 
         assert 1.8 < coarse / fine < 2.2
 
 
+def test_a_step_of_rectified_cfg_plus_plus_is_the_article_s() -> None:
+    denoiser, scale, power = Denoiser(Labelled(LINEAR), LINEAR), 1.5, 0.5
+    found = RectifiedCFGPlusPlusSampler(scale, power).sample(denoiser, noise(), 12, LABELS, save_steps=True)
+    for index, (before, after) in enumerate(itertools.pairwise(found.ts)):
+        x, width = found.ys[index], after - before
+        conditional = denoiser.velocity(before, x, LABELS)
+        middle, guess = before + width / 2, x + width / 2 * conditional
+        difference = denoiser.velocity(middle, guess, LABELS) - denoiser.velocity(middle, guess)
+        velocity = conditional + scale * (1 - before) ** power * difference
+        torch.testing.assert_close(found.ys[index + 1], x + width * velocity)
+
+
 def test_rectified_cfg_plus_plus_without_weight_is_conditional_euler() -> None:
     denoiser = Denoiser(Labelled(LINEAR), LINEAR)
     found = RectifiedCFGPlusPlusSampler(0.0).sample(denoiser, noise(), 24, LABELS).final

@@ -147,7 +147,8 @@ class RectifiedCFGPlusPlusSampler(_RuleSampler):
     the weight w(t) = scale (1 − t)^power adapts: none at noise, most at data. As steps shrink it becomes
     classifier-free guidance of scale 1 + w(t).
 
-    Source: *Rectified-CFG++ for Flow Based Models*, Saini et al., 2025.
+    Source: *Rectified-CFG++ for Flow Based Models*, Saini, Gupta & Bovik, 2025, §3 (scale and power are its λ_max and
+    γ). The authors' own code differs: a whole step predicts, some noise is added to it, and the weight is constant.
 
     Args:
         scale: largest weight.
