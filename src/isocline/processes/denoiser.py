@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,17 @@ class AbstractDenoiser(ABC):
     def forwards(self, t: Tensor) -> Tensor:
         """Return the network forwards of a prediction at times t, int64, shape of t; `evaluations` unless they vary."""
         return torch.full(t.shape, self.evaluations, dtype=torch.int64, device=t.device)
+
+    def towards(self, s: Tensor | float) -> Self:
+        """Return the denoiser whose predictions are meant for a jump from t to s, see `isocline.processes.flow_map`.
+
+        A network of one time answers as ever: this denoiser itself is returned. One of two times then predicts the
+        average over [s, t], and without a jump in view what holds at t.
+
+        Args:
+            s: times ``()`` or ``(B,)``, at most t.
+        """
+        return self
 
     @abstractmethod
     def predict(self, t: Tensor, x: Tensor, cond: Any, to: AbstractPrediction) -> Tensor:
@@ -74,13 +86,15 @@ class Denoiser(AbstractDenoiser):
     """A network and the process it was trained under.
 
     Args:
-        network: called as ``network(t, x, cond)``; returns ``process.prediction``, same shape as x.
+        network: called as ``network(t, x, cond)``, or ``network(t, x, cond, s)`` towards s if it has a true attribute
+            ``takes_end``; returns ``process.prediction``, same shape as x.
         process: the schedule and the meaning of the network's output.
     """
 
     def __init__(self, network: nn.Module, process: GaussianProcess) -> None:
         self.network = network
         self._process = process
+        self._end: tuple[Tensor, ...] = ()
 
     @property
     def process(self) -> GaussianProcess:
@@ -92,9 +106,17 @@ class Denoiser(AbstractDenoiser):
         """One."""
         return 1
 
+    def towards(self, s: Tensor | float) -> Self:
+        """Bind s if the network takes it; see the base class."""
+        if not getattr(self.network, "takes_end", False):
+            return self
+        other = copy.copy(self)
+        other._end = (torch.as_tensor(s, dtype=torch.float64),)
+        return other
+
     def predict(self, t: Tensor, x: Tensor, cond: Any, to: AbstractPrediction) -> Tensor:
         """Call the network once and convert; see the base class."""
-        p = self.network(t, x, cond)
+        p = self.network(t, x, cond, *self._end)
         if to == self._process.prediction:
             return p.to(x.dtype)  # type: ignore[no-any-return]
         return convert(p, x, self._process.schedule(t), self._process.prediction, to)

@@ -6,8 +6,9 @@ predictions.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -144,6 +145,12 @@ class AutoGuidance(AbstractWrappedDenoiser):
         """Those of both."""
         return self.denoiser.forwards(t) + self.worse.forwards(t)
 
+    def towards(self, s: Tensor | float) -> Self:
+        """Both towards s; see the base class."""
+        other = copy.copy(self)
+        other.denoiser, other.worse = self.denoiser.towards(s), self.worse.towards(s)
+        return other
+
     def predict(self, t: Tensor, x: Tensor, cond: Any, to: AbstractPrediction) -> Tensor:
         """Return the guided prediction; two calls."""
         worse = self.worse.predict(t, x, cond, to)
@@ -184,6 +191,7 @@ class IntervalGuidance(AbstractWrappedDenoiser):
         self.guided = guide(denoiser)
         self.low, self.high = interval
         self.by_time = times is not None
+        self._end: Tensor | None = None
 
     @property
     def evaluations(self) -> int:
@@ -193,6 +201,12 @@ class IntervalGuidance(AbstractWrappedDenoiser):
     def forwards(self, t: Tensor) -> Tensor:
         """Those of the guided denoiser inside the interval, of the plain one outside."""
         return torch.where(self.inside(t), self.guided.forwards(t), self.denoiser.forwards(t))
+
+    def towards(self, s: Tensor | float) -> Self:
+        """The same towards s, bound sample by sample when it is known which of them are inside; see the base class."""
+        other = copy.copy(self)
+        other._end = torch.as_tensor(s, dtype=torch.float64)
+        return other
 
     def inside(self, t: Tensor) -> Tensor:
         """Tell where guidance acts, bool, shape of t."""
@@ -205,15 +219,20 @@ class IntervalGuidance(AbstractWrappedDenoiser):
         """Return the guided prediction for the samples inside, the plain one for the others."""
         inside = self.inside(t)
         if bool(inside.all()):
-            return self.guided.predict(t, x, cond, to)
+            return self._bound(self.guided, self._end).predict(t, x, cond, to)
         if not bool(inside.any()):
-            return self.denoiser.predict(t, x, cond, to)
+            return self._bound(self.denoiser, self._end).predict(t, x, cond, to)
         result = torch.empty_like(x)
+        end = None if self._end is None else self._end.to(x.device)
         for denoiser, mask in ((self.guided, inside), (self.denoiser, ~inside)):
             rows = mask.nonzero()[:, 0].to(x.device)
-            part = select_rows((t.to(x.device), x, cond), rows)
-            result[rows] = denoiser.predict(part[0].to(t.device), part[1], part[2], to)
+            part = select_rows((t.to(x.device), x, cond, end), rows)
+            result[rows] = self._bound(denoiser, part[3]).predict(part[0].to(t.device), part[1], part[2], to)
         return result
+
+    @staticmethod
+    def _bound(denoiser: AbstractDenoiser, end: Tensor | None) -> AbstractDenoiser:
+        return denoiser if end is None else denoiser.towards(end)
 
 
 def _demand(cond: Any, what: str) -> None:

@@ -24,18 +24,21 @@ class Meter(AbstractWrappedDenoiser):
 
     Args:
         denoiser: what is asked.
-
-    Attributes:
-        spent: forwards per sample so far.
     """
 
     def __init__(self, denoiser: AbstractDenoiser) -> None:
         super().__init__(denoiser)
-        self.spent = 0
+        # A list, so that the copies that are made towards an end add to the same account.
+        self._forwards: list[int] = []
+
+    @property
+    def spent(self) -> int:
+        """Forwards per sample so far."""
+        return sum(self._forwards)
 
     def predict(self, t: Tensor, x: Tensor, cond: Any, to: AbstractPrediction) -> Tensor:
         """Ask the wrapped denoiser and count."""
-        self.spent += int(self.denoiser.forwards(t).max())
+        self._forwards.append(int(self.denoiser.forwards(t).max()))
         return self.denoiser.predict(t, x, cond, to)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Self
+
 from torch import Tensor
 
 from isocline.processes.denoiser import AbstractDenoiser
@@ -33,3 +36,12 @@ class AbstractWrappedDenoiser(AbstractDenoiser):
     def forwards(self, t: Tensor) -> Tensor:
         """Those of the wrapped denoiser."""
         return self.denoiser.forwards(t)
+
+    def towards(self, s: Tensor | float) -> Self:
+        """The same around the wrapped denoiser towards s; see the base class."""
+        bound = self.denoiser.towards(s)
+        if bound is self.denoiser:
+            return self
+        other = copy.copy(self)
+        other.denoiser = bound
+        return other
