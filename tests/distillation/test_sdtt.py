@@ -144,10 +144,12 @@ def test_each_round_promotes_the_student_and_halves_the_steps():
     batch, stream = Batch(torch.zeros(2, 3).long()), torch.Generator()
     assert objective.current_teacher is teacher
     assert objective(student, batch, stream).terms["teacher_steps"] == 16
+    assert objective.evaluations() == 2 * 2
     objective.after_step(student, 9)
     assert objective.current_teacher is teacher
     objective.after_step(student, 10)
     assert objective(student, batch, stream).terms["teacher_steps"] == 8
+    assert objective.evaluations() == 2 * 4  # the promoted teacher's are counted too
     torch.testing.assert_close(objective.current_teacher.bias, student.bias)
     with torch.no_grad():
         student.bias.add_(1.0)
@@ -165,7 +167,7 @@ def test_a_resumed_run_continues_its_round_and_never_stores_the_first_teacher():
     resumed = SelfDistillationThroughTime(KERNEL, copy.deepcopy(teacher), **arguments)
     resumed.load_state_dict(objective.state_dict())
     torch.testing.assert_close(resumed.current_teacher.bias, student.bias)
-    assert list(SelfDistillationThroughTime(KERNEL, teacher).state_dict()) == ["round"]
+    assert list(SelfDistillationThroughTime(KERNEL, teacher).state_dict()) == ["teacher_evaluations", "round"]
     assert not any(p.requires_grad for p in objective.parameters())
     objective.train()
     assert not objective.current_teacher.training

@@ -79,6 +79,8 @@ class SelfDistillationThroughTime(Distiller):
         self.register_buffer("round", torch.zeros((), dtype=torch.int64))
         # The teacher of later rounds is a product of this run, so a resumed run needs it: it enters the state.
         self.promoted = copy.deepcopy(teacher).requires_grad_(False).eval() if rounds > 1 else None
+        if self.promoted is not None:
+            self.count_as_teacher(self.promoted)
 
     def train(self, mode: bool = True) -> SelfDistillationThroughTime:
         """Set the mode, but keep the promoted teacher in evaluation mode."""
