@@ -42,20 +42,28 @@ class ConditionEmbedding(nn.Module):
         width: output width D.
         classes: number of labels. One more row stands for "none": it is used for negative labels and when no condition
             is given.
+        end_time: embed a second time too, the one to which a flow map leads. It adds nothing at first, so that a
+            student which starts from its teacher's weights is its teacher.
     """
 
-    def __init__(self, width: int, classes: int = 0) -> None:
+    def __init__(self, width: int, classes: int = 0, end_time: bool = False) -> None:
         super().__init__()
         if classes < 0:
             raise ValueError(f"classes = {classes}: must be 0 (unconditional) or the number of labels")
         self.classes = classes
         self.time = TimeEmbedding(width)
         self.label = nn.Embedding(classes + 1, width) if classes else None
+        self.end = TimeEmbedding(width) if end_time else None
+        if self.end is not None:
+            for parameter in self.end.mlp[-1].parameters():
+                nn.init.zeros_(parameter)
         self.activation = nn.SiLU()
 
-    def forward(self, t: Tensor, cond: Tensor | None = None) -> Tensor:
-        """Embed times ``()`` or ``(B,)`` and labels ``(B,)`` as ``(1, D)`` or ``(B, D)``."""
+    def forward(self, t: Tensor, cond: Tensor | None = None, s: Tensor | None = None) -> Tensor:
+        """Embed times ``()`` or ``(B,)``, labels ``(B,)`` and end times (t by default) as ``(1, D)`` or ``(B, D)``."""
         c = self.time(t)
+        if self.end is not None:
+            c = c + self.end(t if s is None else s)
         if self.label is not None:
             labels = torch.full((1,), -1, dtype=torch.int64, device=c.device) if cond is None else cond
             c = c + self.label(torch.where(labels < 0, self.classes, labels))

@@ -25,7 +25,8 @@ class Preconditioned(nn.Module):
 
     Args:
         network: called as ``network(t, x, cond)``.
-        schedule: of the process in training, with α and σ above 0 on [t_min, t_max]: c_noise is infinite elsewhere.
+        schedule: of the process in training, with α and σ above 0 on [t_min, t_max] and at every end of a flow map:
+            c_noise is infinite elsewhere.
         sigma_data: σ_d, the data's standard deviation.
 
     Raises:
@@ -40,11 +41,17 @@ class Preconditioned(nn.Module):
         self.schedule = schedule
         self.sigma_data = sigma_data
 
-    def forward(self, t: Tensor, x: Tensor, cond: Tensor | None = None) -> Tensor:
+    @property
+    def takes_end(self) -> bool:
+        """Whether the network takes the end of a flow map."""
+        return bool(getattr(self.network, "takes_end", False))
+
+    def forward(self, t: Tensor, x: Tensor, cond: Tensor | None = None, s: Tensor | None = None) -> Tensor:
         """Evaluate at ``t`` ``()`` or ``(B,)`` and ``x`` ``(B, *event)``; what the network returns."""
         values = self.schedule(t)
         scale = (values.sigma.square() + (values.alpha * self.sigma_data).square()).rsqrt()
-        return self.network(-0.25 * values.log_ratio, expand_like(scale.to(x.dtype), x) * x, cond)  # type: ignore[no-any-return]
+        end = () if s is None else (-0.25 * self.schedule.log_ratio(s),)
+        return self.network(-0.25 * values.log_ratio, expand_like(scale.to(x.dtype), x) * x, cond, *end)  # type: ignore[no-any-return]
 
 
 def preconditioned(

@@ -179,31 +179,41 @@ class PatchTransformer(nn.Module):
         heads: attention heads.
         classes: number of class labels, 0 for an unconditional network. With labels, one more embedding stands
             for "no label" (negative ones, or ``cond=None``), which classifier-free guidance uses.
+        end_time: take a second time s ≤ t, the end of a flow map; see `isocline.processes.flow_map`.
 
     Raises:
         ValueError: if ``patch`` does not divide ``size`` (and what `Transformer` raises).
     """
 
     def __init__(
-        self, channels: int, size: int, patch: int, width: int, depth: int, heads: int, classes: int = 0
+        self,
+        channels: int,
+        size: int,
+        patch: int,
+        width: int,
+        depth: int,
+        heads: int,
+        classes: int = 0,
+        end_time: bool = False,
     ) -> None:
         super().__init__()
         if patch < 1 or size % patch:
             raise ValueError(f"patch = {patch} does not divide size = {size}; choose a divisor of the image size")
         self.patch = patch
         self.embed = nn.Conv2d(channels, width, patch, stride=patch)
-        self.condition = ConditionEmbedding(width, classes)
+        self.takes_end = end_time
+        self.condition = ConditionEmbedding(width, classes, end_time)
         self.trunk = Transformer((size // patch) ** 2, width, depth, heads)
         self.head = nn.Linear(width, channels * patch * patch)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, t: Tensor, x: Tensor, cond: Tensor | None = None) -> Tensor:
-        """Evaluate the field at time ``t`` (``()`` or ``(B,)``) and image ``x`` ``(B, C, H, W)``; same shape out."""
+    def forward(self, t: Tensor, x: Tensor, cond: Tensor | None = None, s: Tensor | None = None) -> Tensor:
+        """Evaluate at ``t`` ``()`` or ``(B,)`` and ``x`` ``(B, C, H, W)``, towards ``s`` (t if None); same shape."""
         batch, channels, height, width = x.shape
         p = self.patch
         h = self.embed(x).flatten(2).transpose(1, 2)
-        y = self.head(self.trunk(h, self.condition(t, cond)))
+        y = self.head(self.trunk(h, self.condition(t, cond, s)))
         y = y.view(batch, height // p, width // p, channels, p, p)
         return y.permute(0, 3, 1, 4, 2, 5).reshape(x.shape)
 

@@ -6,10 +6,21 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from isocline.networks.embedding import ConditionEmbedding
 
 __all__ = ["UNet"]
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation that may be differentiated in forward mode in any memory format."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``(B, C, H, W)``."""
+        # torch's forward derivative views its input by groups, which channels-last tensors refuse.
+        differentiated = forward_ad.unpack_dual(x).tangent is not None  # type: ignore[no-untyped-call]
+        return super().forward(x.contiguous() if differentiated else x)
 
 
 class ResidualBlock(nn.Module):
@@ -17,9 +28,9 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, condition: int) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(min(8, inputs), inputs)
+        self.norm1 = GroupNorm(min(8, inputs), inputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.norm2 = nn.GroupNorm(min(8, outputs), outputs)
+        self.norm2 = GroupNorm(min(8, outputs), outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
         self.modulation = nn.Linear(condition, 2 * outputs)
         self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
@@ -44,6 +55,7 @@ class UNet(nn.Module):
         width: channels of the first level.
         multipliers: channel multiplier of each level.
         classes: number of class labels, 0 for none.
+        end_time: take a second time s ≤ t, the end of a flow map; see `isocline.processes.flow_map`.
 
     Raises:
         ValueError: if the size cannot be halved often enough, or ``width`` is not a multiple of 8.
@@ -56,6 +68,7 @@ class UNet(nn.Module):
         width: int = 32,
         multipliers: tuple[int, ...] = (1, 2, 2),
         classes: int = 0,
+        end_time: bool = False,
     ) -> None:
         super().__init__()
         levels = len(multipliers)
@@ -64,7 +77,8 @@ class UNet(nn.Module):
         if width < 8 or width % 8:
             raise ValueError(f"width = {width}: must be a positive multiple of 8")
         condition = 4 * width
-        self.condition = ConditionEmbedding(condition, classes)
+        self.takes_end = end_time
+        self.condition = ConditionEmbedding(condition, classes, end_time)
         self.first = nn.Conv2d(channels, width, 3, padding=1)
         widths = [width * m for m in multipliers]
         self.down = nn.ModuleList()
@@ -84,12 +98,12 @@ class UNet(nn.Module):
         head = nn.Conv2d(previous, channels, 3, padding=1)
         nn.init.zeros_(head.weight)
         nn.init.zeros_(cast(Tensor, head.bias))
-        self.last = nn.Sequential(nn.GroupNorm(8, previous), nn.SiLU(), head)
+        self.last = nn.Sequential(GroupNorm(8, previous), nn.SiLU(), head)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, t: Tensor, x: Tensor, cond: Tensor | None = None) -> Tensor:
-        """Evaluate at ``t`` ``()`` or ``(B,)`` and ``x`` ``(B, C, H, W)``; same shape out."""
-        c = self.condition(t, cond)
+    def forward(self, t: Tensor, x: Tensor, cond: Tensor | None = None, s: Tensor | None = None) -> Tensor:
+        """Evaluate at ``t`` ``()`` or ``(B,)`` and ``x`` ``(B, C, H, W)``, towards ``s`` (t if None); same shape."""
+        c = self.condition(t, cond, s)
         h = self.first(x.contiguous(memory_format=torch.channels_last))
         skips = []
         for block, shrink in zip(self.down, self.shrink, strict=True):
