@@ -117,6 +117,7 @@ def train(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     average = ExponentialMovingAverage(student, decay)
     stream = torch.Generator().manual_seed(seed)
+    objective.prepare(student)
     for step in range(steps):
         drawn = Batch(MIXTURE.sample(batch, stream).float()) if data is None else data(batch, stream)
         optimizer.zero_grad()

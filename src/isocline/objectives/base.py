@@ -49,6 +49,13 @@ class Objective(nn.Module, ABC):
             The scalar loss and its logged terms.
         """
 
+    def prepare(self, network: nn.Module) -> None:
+        """Make what is kept of the network in training; called once, before a checkpoint is loaded.
+
+        Args:
+            network: the network as training begins.
+        """
+
     def after_step(self, network: nn.Module, step: int) -> None:
         """Update internal state after an optimiser step.
 

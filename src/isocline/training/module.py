@@ -66,6 +66,7 @@ class GenerativeModule(LightningModule):
         super().__init__()
         self.network = network
         self.objective = objective
+        objective.prepare(network)
         self.average = ema(network)
         self.build_optimizer = optimizer
         self.seed = seed
