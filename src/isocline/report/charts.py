@@ -103,11 +103,11 @@ def nfe_chart(
 
 
 def image_charts(models: Sequence[Model], colours: Mapping[str, int]) -> dict[str, list[Chart]]:
-    """The main curve (`lead`) and the smaller ones (`more`) of the image models."""
+    """The main curve (`lead`) and the smaller ones (`more`) of the teachers; students have a section of their own."""
     lead = nfe_chart(
         models, "frechet", "Fréchet distance", "Fréchet distance over the judge’s features (lower is better)",
         colours, floor_name=IMAGE_FLOOR, large=True,
-        note="Solid: teachers. Dashed: students. Bands: ± one standard deviation over sampling seeds.",
+        note="Bands: ± one standard deviation over sampling seeds.",
     )  # fmt: skip
     more = [
         nfe_chart(models, metric, title, unit, colours, floor_name="real")
@@ -141,11 +141,12 @@ def _summary_rows(
 
 
 def image_tables(models: Sequence[Model], colours: Mapping[str, int]) -> list[tables.Table]:
-    """Summary, Fréchet distance over NFE, differences."""
+    """Summary, Fréchet distance over NFE, differences between teachers (students: as multiples, in their section)."""
+    teachers = [model for model in models if model.teacher is None]
     steps = tables.budgets(models, "frechet")
     found = [
         tables.curve_table(models, "frechet", "Fréchet distance by NFE (lower is better)", colours, IMAGE_FLOOR),
-        tables.difference_table(models, "frechet", "Difference in Fréchet distance at the same NFE", colours),
+        tables.difference_table(teachers, "frechet", "Difference in Fréchet distance at the same NFE", colours),
     ]
     if steps:
         names = ("bits/dim", "Fréchet, fewest NFE", "Fréchet, most NFE", "precision", "recall")

@@ -102,6 +102,11 @@ def number(value: float) -> str:
     return text.replace("-", "−")
 
 
+def count(value: int) -> str:
+    """A whole number with thin spaces between thousands."""
+    return f"{value:,}".replace(",", "\u202f")
+
+
 def tick_label(value: float) -> str:
     """A tick's value without trailing zeros: 20000 becomes 20k."""
     if abs(value) >= 10000 and value % 1000 == 0:

@@ -16,8 +16,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from isocline.report import charts, classifiers, densities, lineage, pictures, solvers, tables
-from isocline.report.figures import number, slope_field
+from isocline.report import charts, classifiers, densities, lineage, pictures, solvers, students, tables
+from isocline.report.figures import count, number, slope_field
 from isocline.report.sources import Model, Sources, TextStep, read_sources
 
 MASKS = ("[MASK]", "<mask>", "\u2592", "\u2588")
@@ -184,7 +184,7 @@ def _plain(value: Any) -> str:
     if isinstance(value, float):
         return number(value)
     if isinstance(value, int):
-        return f"{value:,}".replace(",", "\u202f")
+        return count(value)
     text = str(value)
     return f"{text[:12]}…" if len(text) == 64 and all(c in "0123456789abcdef" for c in text) else text
 
@@ -210,10 +210,10 @@ def model_table(sources: Sources, colours: Mapping[str, int]) -> tables.Table:
     """What each model is: size, process, network, objective, training, sampler; students share their teacher's."""
 
     def named(model: Model, key: str) -> tables.Cell:
-        section = model.settings.get(key)
-        if section is None and (teacher := sources.model(model.teacher)):
-            section = teacher.settings.get(key)
-        target = section.get("_target_") if isinstance(section, Mapping) else None
+        section = model.settings.get(key) or {}
+        if teacher := sources.model(model.teacher):
+            section = {**(teacher.settings.get(key) or {}), **section}
+        target = section.get("_target_")
         return tables.Cell(str(target).rsplit(".", 1)[-1]) if target else tables.Cell()
 
     rows = []
@@ -226,7 +226,10 @@ def model_table(sources: Sources, colours: Mapping[str, int]) -> tables.Table:
         rows.append(tables.Row(model.name, (size, *parts, training), tables.origin(model), colours.get(model.name)))
     columns = ("weights", "process", "network", "objective", "sampler", "steps × batch")
     return tables.Table(
-        "Models and students", columns, tuple(rows), "Students keep the process and network of their teacher."
+        "Models and students",
+        columns,
+        tuple(rows),
+        "A student has its teacher’s process, and what it does not change of its network.",
     )
 
 
@@ -262,7 +265,7 @@ def _images(sources: Sources, colours: Mapping[str, int]) -> dict[str, Any]:
     films = [(m, film_strip(m), trajectory_sprite(m)) for m in models]
     return {
         "models": models,
-        "charts": charts.image_charts(models, colours),
+        "charts": charts.image_charts([model for model in models if model.teacher is None], colours),
         "tables": charts.image_tables(models, colours),
         "grids": grids,
         "steps": sorted({nfe for group in grids.values() for nfe in group}),
@@ -317,6 +320,7 @@ def render_page(sources: Sources) -> str:
         sources: what `read_sources` gathered.
     """
     colours = model_colours(sources)
+    groups = students.student_groups(sources, colours)
     graph = lineage.build_graph(sources.stages, sources.params)
     settings = sources.params.get("report") or {}
     return (
@@ -327,12 +331,13 @@ def render_page(sources: Sources) -> str:
             sources=sources,
             params=sources.params,
             colours=colours,
-            headlines=headlines(sources),
+            headlines=headlines(sources) + [group.finding for group in groups if group.finding],
             models=model_table(sources, colours),
             images=_images(sources, colours),
             text=_text(sources, colours),
             classifiers=_classifiers(sources, colours),
             densities=_densities(sources, colours),
+            students=groups,
             solvers=solvers.solver_studies(sources.studies),
             training=charts.training_charts(sources.models, colours),
             cards={kind: facts(card) for kind, card in sources.cards.items()},

@@ -103,6 +103,7 @@ class Model:
     text_samples: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     text_trajectory: tuple[TextStep, ...] = ()
     right: tuple[bool, ...] = ()
+    training: Mapping[str, Any] = field(default_factory=dict)
 
     def reading(self, metric: str) -> Reading | None:
         """A metric that has one value, or None."""
@@ -296,6 +297,7 @@ def _read_model(
         text_samples=_text_samples(texts.get("samples")),
         text_trajectory=_text_trajectory(texts.get("trajectory")),
         right=tuple(map(bool, reader.tensors(f"{folder}/outcomes.safetensors").get("right", ()))),
+        training=reader.json(f"metrics/train-{name}.json"),
     )
     return model, mask if isinstance(mask, str) and mask else None
 
