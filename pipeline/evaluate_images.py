@@ -44,7 +44,9 @@ def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
         progress=lambda line: print(f"evaluate {item}: {line}", flush=True),
     )  # fmt: skip
 
-    more = {}
+    more: dict[str, Any] = {"collapse": result.collapsed()}
+    for nfe, reason in more["collapse"].items():
+        print(f"evaluate {item}: collapsed at NFE {nfe}: {reason} of real images", flush=True)
     if flow := settings.likelihood.models.get(item):
         began = time.perf_counter()
         more["bits_per_dim"] = image_likelihood(

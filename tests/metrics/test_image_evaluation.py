@@ -137,6 +137,26 @@ def test_the_trajectory_runs_from_the_grids_noise_to_its_images(result, settings
     assert result.grids.shape == (3, 9, *SHAPE)
 
 
+class OneImage(Shrink):
+    """Whatever the noise, the same image."""
+
+    def sample(self, denoiser, x1, nfe, cond=None, generator=None, save_steps=False):
+        solution = super().sample(denoiser, x1, nfe, cond, generator, save_steps)
+        solution.ys = 0.3 * sample_noise(9, "one", range(1), SHAPE).expand_as(solution.ys)
+        solution.final = solution.ys[-1]
+        return solution
+
+
+def test_a_sampler_that_draws_one_image_is_named_as_collapsed_and_a_perfect_one_is_not(reference, settings):
+    one = evaluate_images(0.0, OneImage(), reference, settings, 0)
+    found = one.collapsed()
+    assert list(found) == [1, 4, 16]
+    real = one.floor["recall"].mean
+    assert found[16].startswith(f"recall 0.00 against {real:.2f}, class imbalance ")
+    assert found[1].startswith("class imbalance ")  # recall is not measured there
+    assert evaluate_images(0.0, Shrink(), reference, settings, 0).collapsed() == {}
+
+
 def test_running_twice_gives_the_same_numbers(reference, settings, result):
     assert evaluate_images(1.0, Shrink(), reference, settings, 0).values == result.values
 

@@ -7,7 +7,7 @@ along a curve are paired. Real and generated images are quantised once, by the s
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from isocline.datasets.quantisation import to_uint8
+from isocline.metrics.collapse import Diversity, collapse
 from isocline.metrics.image_metrics import AbstractImageMetric, ImageReference, ImageSet
 from isocline.metrics.settings import ImageSettings
 from isocline.metrics.uncertainty import Estimate
@@ -89,6 +90,17 @@ class ImageEvaluation:
             name: {nfe: Estimate.from_values(seeds) for nfe, seeds in curve.items()}
             for name, curve in self.values.items()
         }
+
+    def collapsed(self) -> dict[int, str]:
+        """Say by budget what has collapsed, measured against real images (see `isocline.metrics.collapse`)."""
+        found, names = self.estimates(), ("recall", "class_balance_tv")
+
+        def diversity(values: Mapping[str, Estimate | None]) -> Diversity:
+            return Diversity(*(value.mean if (value := values.get(name)) else None for name in names))
+
+        real = diversity(self.floor)
+        by_budget = {nfe: diversity({name: found.get(name, {}).get(nfe) for name in names}) for nfe in self.nfe}
+        return {nfe: ", ".join(phrases) for nfe, made in by_budget.items() if (phrases := collapse(made, real))}
 
 
 def _batches(count: int, size: int) -> Iterator[range]:
