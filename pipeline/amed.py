@@ -9,6 +9,7 @@ import torch
 
 from isocline.app.artifacts import build, write_history
 from isocline.app.plugin_stage import flow_ends, read_grids
+from isocline.app.training_stage import train
 from isocline.datasets.storage import write_json, write_tensors
 from isocline.processes.probability_flow import LinearPathVariable
 from isocline.randomness import derive_seed
@@ -16,8 +17,6 @@ from isocline.samplers.amed import AMEDPredictor
 from isocline.samplers.amed_distillation import AMEDDistillation
 from isocline.samplers.grid import GivenGrid
 from isocline.tracking.stage import StageRun
-from isocline.training.fit import fit
-from isocline.training.module import GenerativeModule
 
 
 def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
@@ -25,23 +24,15 @@ def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
     assert item is not None
     section = params["plugins"]["amed"]
     seed = derive_seed(params["seed"], "amed", item)
-    flow, settings = flow_ends(item, section, params["accelerator"], seed), build(section["trainer"])
+    flow = flow_ends(item, section, params["accelerator"], seed)
     process, grid = flow.model.process, GivenGrid(read_grids(item))
     torch.manual_seed(derive_seed(seed, "weights"))
     positions = {nfe: grid(process, LinearPathVariable(), nfe).tolist() for nfe in section["nfe"]}
-    module = GenerativeModule(
-        AMEDPredictor(positions, flow.noise.shape[1:], section["width"]),
-        AMEDDistillation(process, flow.model.network, build(section["wrap"]).get(item)),
-        build(section["optimizer"]),
-        build(section["ema"]),
-        seed=seed,
-        steps=settings.steps,
-        warmup=settings.warmup,
-        final_lr=settings.final_lr,
-    )
+    predictor = AMEDPredictor(positions, flow.noise.shape[1:], section["width"])
+    objective = AMEDDistillation(process, flow.model.network, build(section["wrap"]).get(item))
     tensors = {"x0": flow.ends.clone(), "x1": flow.noise, **({} if flow.labels is None else {"cond": flow.labels})}
-    result = fit(module, {role: part.cpu() for role, part in tensors.items()}, settings, run.directory,
-                 label=f"amed {item}", log=run.metrics)  # fmt: skip
+    tensors = {role: part.cpu() for role, part in tensors.items()}
+    result = train(run, f"amed {item}", predictor, objective, section, tensors, seed)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in result.network.state_dict().items()}
     write_tensors(Path("data/amed") / item / "weights.safetensors", state)
     last = result.history[-1]

@@ -10,15 +10,13 @@ import torch
 from isocline.app.artifacts import build, load_tensors, save_model, write_history
 from isocline.app.judges import load_image_judge
 from isocline.app.latent_space import FOLDER, load_autoencoder
+from isocline.app.training_stage import train
 from isocline.datasets.quantisation import to_float, to_uint8
 from isocline.datasets.storage import write_json, write_tensors
 from isocline.metrics.image_metrics import Frechet, ImageReference
 from isocline.metrics.uncertainty import Estimate
 from isocline.randomness import derive_seed
 from isocline.tracking.stage import StageRun
-from isocline.training.fit import fit
-from isocline.training.module import GenerativeModule
-from isocline.training.settings import FitSettings
 
 BATCH = 256
 
@@ -29,15 +27,11 @@ def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
     section, directory = params["autoencoders"][item], Path("data") / item
     seed = derive_seed(params["seed"], "autoencoder", item)
     torch.manual_seed(derive_seed(seed, "weights"))
-    settings: FitSettings = build(section["trainer"])
-    module = GenerativeModule(
-        build(section["network"]), build(section["objective"]), build(section["optimizer"]), build(section["ema"]),
-        seed=seed, steps=settings.steps, warmup=settings.warmup, final_lr=settings.final_lr,
-    )  # fmt: skip
-    train, test = (load_tensors(Path(f"data/images/{split}.safetensors")) for split in ("train", "test"))
+    network, objective = build(section["network"]), build(section["objective"])
+    seen, test = (load_tensors(Path(f"data/images/{split}.safetensors")) for split in ("train", "test"))
     run.dataset_file("data/images/train.safetensors", context="train")
-    result = fit(module, {"x0": train["images"]}, settings, run.directory, label=f"autoencoder {item}", log=run.metrics)
-    result.network.calibrate(to_float(part) for part in train["images"].split(BATCH))  # type: ignore[operator]
+    result = train(run, f"autoencoder {item}", network, objective, section, {"x0": seen["images"]}, seed)
+    result.network.calibrate(to_float(part) for part in seen["images"].split(BATCH))  # type: ignore[operator]
     config = {
         "name": item,
         "modality": "images",
@@ -48,21 +42,21 @@ def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
     save_model(directory / FOLDER, result.network, config, result.history)
     network = load_autoencoder(directory / FOLDER)
     with torch.inference_mode():
-        latents = torch.cat([network.encode(to_float(part)) for part in train["images"].split(BATCH)])
+        latents = torch.cat([network.encode(to_float(part)) for part in seen["images"].split(BATCH)])
         made = torch.cat([network(to_float(part)) for part in test["images"].split(BATCH)])
     errors = (made - to_float(test["images"])).square().flatten(1).mean(1)
-    reference = ImageReference(load_image_judge(), train["images"], test["images"])
+    reference = ImageReference(load_image_judge(), seen["images"], test["images"])
     document = {
         "mse": Estimate.from_values(errors.double().numpy()).as_dict(),
         "frechet": Frechet()(reference.see(to_uint8(made)), reference)["frechet"],
         "latent_shape": list(network.latent_shape),
         "parameters": sum(p.numel() for p in network.parameters()),
-        "steps": settings.steps,
+        "steps": int(result.history[-1]["step"]),
         "train_loss": result.history[-1]["loss"],
     }
     write_json(Path(f"metrics/autoencoder-{item}.json"), document)
     write_history(Path(f"plots/autoencoder-{item}.csv"), result.history)
     run.metrics({"mse": float(errors.mean()), "frechet": document["frechet"]})
     run.timing("train_seconds", result.seconds)
-    write_tensors(directory / "train.safetensors", {"latents": latents, "labels": train["labels"]})  # last: complete
+    write_tensors(directory / "train.safetensors", {"latents": latents, "labels": seen["labels"]})  # last: complete
     print(f"autoencoder: mean squared error {float(errors.mean()):.4f} on the test split", flush=True)

@@ -2,41 +2,34 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
 from isocline.app.artifacts import build, load_model, save_model
 from isocline.app.latent_space import carry_autoencoder
-from isocline.app.training_stage import finish, training_tensors
+from isocline.app.student_network import start_network
+from isocline.app.training_stage import finish, train, training_tensors
 from isocline.randomness import derive_seed
 from isocline.tracking.stage import StageRun
-from isocline.training.fit import fit
-from isocline.training.module import GenerativeModule
-from isocline.training.settings import FitSettings
 
 
 def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
-    """Distil into student ``item`` and write ``data/models/<item>``; the student starts from its teacher's weights."""
+    """Distil into student ``item`` and write ``data/models/<item>``; `start_network` says where it starts."""
     assert item is not None
-    section = params["students"][item]
+    section, seed = params["students"][item], derive_seed(params["seed"], "distill", item)
     teacher = load_model(Path("data/models") / section["teacher"])
-    network = copy.deepcopy(teacher.network).requires_grad_(True).train()
-    settings: FitSettings = build(section["trainer"])
-    module = GenerativeModule(
-        network,
-        build(section["objective"], process=teacher.process, teacher=teacher.network),
-        build(section["optimizer"]),
-        build(section["ema"]),
-        seed=derive_seed(params["seed"], "distill", item),
-        steps=settings.steps,
-        warmup=settings.warmup,
-        final_lr=settings.final_lr,
-    )
-    tensors = training_tensors(run, Path(section["data"]), teacher.config["network"].get("classes", 0))
+    network, network_section = start_network(teacher, section, f"students.{item}", seed)
+    objective = build(section["objective"], process=teacher.process, teacher=teacher.network)
+    tensors = training_tensors(run, Path(section["data"]), network_section.get("classes", 0))
     run.tag("isocline.teacher", section["teacher"])
-    result = fit(module, tensors, settings, run.directory, label=f"distil {item}", log=run.metrics)
-    config = {**teacher.config, "name": item, "teacher": section["teacher"], "distillation": section["objective"]}
+    result = train(run, f"distil {item}", network, objective, section, tensors, seed)
+    config = {
+        **teacher.config,
+        "name": item,
+        "teacher": section["teacher"],
+        "network": network_section,
+        "distillation": section["objective"],
+    }
     save_model(Path("data/models") / item, result.network, config, result.history, result.averages)
     carry_autoencoder(Path("data/models") / section["teacher"], Path("data/models") / item)
     finish(run, item, result)

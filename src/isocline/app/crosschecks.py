@@ -15,6 +15,7 @@ from typing import Any
 
 from isocline.app.density_checks import density_findings
 from isocline.app.errors import one_line
+from isocline.app.students import network_of, root_model
 
 __all__ = ["ConfigurationError", "Problem", "disagreements", "locate", "misfit"]
 
@@ -294,8 +295,13 @@ def _student(name: str, config: Mapping[str, Any]) -> Iterator[Problem]:
     from isocline.distillation.reflow import Reflow
 
     key, student = f"students.{name}", _section(config, "students", name)
-    models, modality, chosen = _section(config, "models"), student.get("modality"), student.get("teacher")
-    teacher = _section(models, chosen) if isinstance(chosen, str) else {}
+    models, modality = _section(config, "models"), student.get("modality")
+    try:
+        chosen = root_model(config, name)
+    except ValueError as error:
+        yield Problem(f"{key}.teacher", str(error))
+        return
+    teacher = _section(models, chosen) if chosen != name else {}
     if teacher and modality in ("images", "text") and teacher.get("modality") != modality:
         fitting = [other for other in models if _section(models, other).get("modality") == modality]
         yield Problem(
@@ -304,7 +310,9 @@ def _student(name: str, config: Mapping[str, Any]) -> Iterator[Problem]:
             f"choose {' or '.join(fitting) or 'another modality'}",
         )
     elif teacher:
-        yield from _uses(key, student, str(chosen), config)
+        yield from _uses(key, student, chosen, config)
+    if _section(student, "network"):
+        yield from _network(f"{key}.network", network_of(config, name), modality, config)
     # The stage that makes pairs is the one of students.reflow (dvc.yaml).
     pairs = f"data/pairs/{_section(config, 'students', 'reflow').get('teacher')}"
     known = [f"data/{modality}", *([pairs] if modality == "images" else [])]

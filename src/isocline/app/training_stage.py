@@ -7,18 +7,53 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from isocline.app.artifacts import build, load_tensors, save_model, write_history
 from isocline.app.latent_space import carry_autoencoder
 from isocline.datasets.storage import write_json
+from isocline.objectives.base import Objective
 from isocline.randomness import derive_seed
 from isocline.tracking.stage import StageRun
 from isocline.training.fit import FitResult, fit
 from isocline.training.module import GenerativeModule
 from isocline.training.settings import FitSettings
 
-__all__ = ["finish", "train_model", "training_tensors"]
+__all__ = ["finish", "train", "train_model", "training_tensors"]
+
+
+def train(
+    run: StageRun,
+    label: str,
+    network: nn.Module,
+    objective: Objective,
+    section: Mapping[str, Any],
+    tensors: dict[str, Tensor],
+    seed: int,
+) -> FitResult:
+    """Train a network by an objective with the optimiser, average and trainer of a section of params.yaml.
+
+    Args:
+        run: the stage's run; the training curve goes to its tracker, checkpoints to its folder.
+        label: name shown with the progress.
+        network: what is trained, as it starts.
+        objective: turns a batch into a loss.
+        section: holds ``optimizer``, ``ema`` and ``trainer``.
+        tensors: the training data by role.
+        seed: specific to what is trained.
+    """
+    settings: FitSettings = build(section["trainer"])
+    module = GenerativeModule(
+        network,
+        objective,
+        build(section["optimizer"]),
+        build(section["ema"]),
+        seed=seed,
+        steps=settings.steps,
+        warmup=settings.warmup,
+        final_lr=settings.final_lr,
+    )
+    return fit(module, tensors, settings, run.directory, label=label, log=run.metrics)
 
 
 def train_model(
@@ -38,20 +73,9 @@ def train_model(
     torch.manual_seed(derive_seed(seed, "weights"))
     process = build(section.get("process"))
     given = {} if process is None else {"process": process}
-    network = build(section["network"])
-    settings: FitSettings = build(section["trainer"])
-    module = GenerativeModule(
-        network,
-        build(section["objective"], **given),
-        build(section["optimizer"]),
-        build(section["ema"]),
-        seed=seed,
-        steps=settings.steps,
-        warmup=settings.warmup,
-        final_lr=settings.final_lr,
-    )
+    network, objective = build(section["network"]), build(section["objective"], **given)
     tensors = training_tensors(run, directory, section["network"].get("classes", 0))
-    result = fit(module, tensors, settings, run.directory, label=f"train {name}", log=run.metrics)
+    result = train(run, f"train {name}", network, objective, section, tensors, seed)
     config = {
         "name": name,
         "modality": modality,

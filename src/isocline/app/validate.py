@@ -8,6 +8,7 @@ which allocates nothing), so that whatever a constructor refuses is reported wit
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import fnmatch
 import inspect
@@ -20,6 +21,7 @@ from typing import Any
 
 from isocline.app.crosschecks import ConfigurationError, Problem, disagreements, locate
 from isocline.app.errors import one_line
+from isocline.app.students import network_of, root_model
 
 __all__ = ["RULES", "ConfigurationError", "Problem", "Rule", "check", "problems"]
 
@@ -101,6 +103,8 @@ RULES: dict[str, Rule] = {
     "students.*": _SECTION,
     "students.*.modality": _MODALITY,
     "students.*.teacher": Rule(str),
+    "students.*.network": Rule(dict, optional=True),
+    "students.*.start": Rule(str, choices=("teacher", "scratch")),
     "students.*.data": Rule(str),
     "students.*.pairs": Rule(dict, optional=True),
     "students.*.pairs.count": _COUNT,
@@ -142,6 +146,7 @@ OPEN = (
     "matrix.*",
     "models",
     "students",
+    "students.*.network",
     "densities",
     "autoencoders",
 )
@@ -170,7 +175,7 @@ def problems(config: Mapping[str, Any]) -> Iterator[Problem]:
     plain += disagreements(config)
     yield from plain
     broken = {problem.key for problem in plain}
-    for key, node in _targets(config):
+    for key, node in (*_targets(config), *_student_networks(config)):
         if not any(name == key or name.startswith(f"{key}.") for name in broken):
             yield from _object(key, node, config)
 
@@ -268,8 +273,9 @@ def _references(config: Mapping[str, Any]) -> Iterator[Problem]:
         return
     for name, student in students.items():
         teacher = student.get("teacher") if isinstance(student, Mapping) else None
-        if isinstance(teacher, str) and teacher not in models:
-            yield Problem(f"students.{name}.teacher", f"no model {teacher!r}; models are {', '.join(models)}")
+        if isinstance(teacher, str) and teacher not in models and teacher not in students:
+            known = f"models are {', '.join(models)}, students {', '.join(students)}"
+            yield Problem(f"students.{name}.teacher", f"no model or student {teacher!r}; {known}")
     matrix = config.get("matrix")
     for modality, chosen in matrix.items() if isinstance(matrix, Mapping) else ():
         for name, side in chosen.items() if isinstance(chosen, Mapping) else ():
@@ -285,6 +291,17 @@ def _targets(node: Any, key: str = "") -> Iterator[tuple[str, Mapping[str, Any]]
             return
         for name, child in node.items():
             yield from _targets(child, f"{key}.{name}" if key else str(name))
+
+
+def _student_networks(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the networks that students change, merged with what they inherit."""
+    students = config.get("students")
+    for name, student in students.items() if isinstance(students, Mapping) else ():
+        if isinstance(student, Mapping) and isinstance(student.get("network"), Mapping) and student["network"]:
+            with contextlib.suppress(ValueError):  # a chain of teachers without end is reported by its key
+                network = network_of(config, name)
+                if "_target_" in network:
+                    yield f"students.{name}.network", network
 
 
 def _object(key: str, node: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[Problem]:
@@ -410,7 +427,10 @@ def _process_of(key: str, config: Mapping[str, Any]) -> Mapping[str, Any] | None
     """Return the process section beside an objective, or the teacher's."""
     side, name, *_ = key.split(".")
     if side == "students":
-        side, name = "models", config["students"][name].get("teacher")
+        try:
+            side, name = "models", root_model(config, name)
+        except ValueError:
+            return None
     owners = config.get(side)
     section = owners.get(name) if isinstance(owners, Mapping) else None
     process = section.get("process") if isinstance(section, Mapping) else None
