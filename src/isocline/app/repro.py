@@ -122,7 +122,7 @@ def _run_dvc(argv: list[str], environment: Mapping[str, str], seen: _Seen) -> in
     """Run ``dvc repro``; the ``python`` of dvc.yaml is this one, whether or not its environment is activated."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     process = subprocess.Popen(
-        [sys.executable, "-m", "dvc", "repro", *argv],
+        [sys.executable, "-m", "isocline.app.dvc_process", "repro", *argv],
         stdout=subprocess.PIPE,
         env={**os.environ, **environment, "PATH": path, "PYTHONUNBUFFERED": "1"},
     )
