@@ -181,11 +181,15 @@ class LinearPathVariable(AbstractVariable):
         process = denoiser.process
 
         def difference(s: Tensor, y: Tensor, cond: Any) -> Tensor:
-            t = self.time(process, s).clamp(process.t_min, process.t_max)
-            scale = expand_like(self._scale(process, s, t, process.t_min).to(y.dtype), y)
-            return denoiser.predict(t, y * scale, cond, _DIFFERENCE)
+            t, x = self.question(process, s, y)
+            return denoiser.predict(t, x, cond, _DIFFERENCE)
 
         return difference
+
+    def question(self, process: GaussianProcess, s: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the time in [t_min, t_max] and the state at which a denoiser is asked for y ``(B, *event)``."""
+        t = self.time(process, s).clamp(process.t_min, process.t_max)
+        return t, y * expand_like(self._scale(process, s, t, process.t_min).to(y.dtype), y)
 
     def end(self, process: GaussianProcess) -> float:
         """Return 0."""

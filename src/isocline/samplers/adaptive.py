@@ -20,9 +20,10 @@ from isocline.solvers.problem import ODEProblem
 from isocline.solvers.solution import SaveAt, Solution, SolverError, Status
 from isocline.solvers.stepper import AbstractStepper
 
-__all__ = ["AdaptiveSampler"]
+__all__ = ["PICTURES", "AdaptiveSampler", "finished", "limited"]
 
-_PICTURES = 16
+PICTURES = 16
+"""Steps between the states that are kept of a solve without a grid."""
 
 
 class AdaptiveSampler(AbstractSampler):
@@ -84,19 +85,42 @@ class AdaptiveSampler(AbstractSampler):
         s = torch.tensor(start, dtype=torch.float64)
         y1 = variable.from_state(process, s, process.prior(x1))
         problem = ODEProblem(variable.field(denoiser), y1, start, end, cond)
-        times = torch.linspace(start, end, _PICTURES + 1, dtype=torch.float64) if save_steps else None
-        controller = self._within(nfe, denoiser.evaluations)
-        solution = solve(problem, self.stepper, controller, SaveAt(times))
-        if bool((solution.status == int(Status.MAX_STEPS)).any()):
-            raise SolverError(f"nfe={nfe} does not suffice for the tolerances; raise nfe, or rtol and atol")
-        return in_state(solution.raise_on_failure(), process, variable, denoiser.evaluations)
+        times = torch.linspace(start, end, PICTURES + 1, dtype=torch.float64) if save_steps else None
+        controller = limited(self.controller, self.stepper, nfe, denoiser.evaluations)
+        solution = finished(solve(problem, self.stepper, controller, SaveAt(times)), nfe)
+        return in_state(solution, process, variable, denoiser.evaluations)
 
-    def _within(self, nfe: int, evaluations: int) -> PIDController:
-        """The controller with the trial steps that the budget pays for, beside two calls for the first step's size."""
-        steps = (nfe // evaluations - self.stepper.init_nfe - 2) // self.stepper.nfe_per_step
-        if steps < 1:
-            raise ValueError(
-                f"nfe={nfe} does not pay for one step of {type(self.stepper).__name__} with error control; an adaptive "
-                "sampler's nfe is a limit: give it some hundreds"
-            )
-        return dataclasses.replace(self.controller, max_steps=min(steps, self.controller.max_steps))
+
+def limited(
+    controller: PIDController, stepper: AbstractStepper, nfe: int, evaluations: int, apart: int = 0
+) -> PIDController:
+    """Return the controller with the trial steps that a budget pays for.
+
+    Args:
+        controller: tolerances.
+        stepper: the method; two calls are set aside for the first step's size.
+        nfe: network forwards that one sample may use at most.
+        evaluations: forwards per call of the field.
+        apart: calls that are made besides.
+
+    Raises:
+        ValueError: if the budget does not pay for one step.
+    """
+    steps = (nfe // evaluations - stepper.init_nfe - 2 - apart) // stepper.nfe_per_step
+    if steps < 1:
+        raise ValueError(
+            f"nfe={nfe} does not pay for one step of {type(stepper).__name__} with error control; an adaptive "
+            "sampler's nfe is a limit: give it some hundreds"
+        )
+    return dataclasses.replace(controller, max_steps=min(steps, controller.max_steps))
+
+
+def finished(solution: Solution, nfe: int) -> Solution:
+    """Return the solution itself if every sample reached its end within the budget.
+
+    Raises:
+        SolverError: if one did not.
+    """
+    if bool((solution.status == int(Status.MAX_STEPS)).any()):
+        raise SolverError(f"nfe={nfe} does not suffice for the tolerances; raise nfe, or rtol and atol")
+    return solution.raise_on_failure()
