@@ -192,10 +192,9 @@ def pairs_main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], 
     params = {
         "seed": 0,
         "accelerator": "cpu",
-        "students": {"reflow": {"teacher": "flow", "pairs": {"count": 5, "nfe": 3, "batch_size": 2}}},
-        "models": {"flow": {"sampler": {"_target_": "heun"}}},
+        "pairs": {"flow": {"count": 5, "nfe": 3, "batch_size": 2, "sampler": {"_target_": "heun"}}},
     }
-    return lambda: module.main(Recorder(), params, "reflow")
+    return lambda: module.main(Recorder(), params, "flow")
 
 
 def test_pairs_are_written_with_their_card(pairs_main: Callable[[], None]) -> None:
@@ -203,7 +202,10 @@ def test_pairs_are_written_with_their_card(pairs_main: Callable[[], None]) -> No
     tensors = load_file("data/pairs/flow/pairs.safetensors")
     assert torch.equal(tensors["x0"], tensors["x1"])
     assert tensors["x0"].shape == (5, 1, 2, 2)
-    assert json.loads(Path("data/pairs/flow/card.json").read_text())["nfe"] == 3
+    card = json.loads(Path("data/pairs/flow/card.json").read_text())
+    assert card["sampler"] == {"_target_": "heun"}
+    assert (card["nfe"], card["count"], card["teacher"], card["teacher_evaluations"]) == (3, 5, "flow", 15)
+    assert card["evaluations_per_pair"] == {"least": 3, "most": 3}
 
 
 @pytest.mark.parametrize("written", [0, 1])

@@ -211,7 +211,12 @@ def test_parts_that_do_not_fit_together_are_refused_before_anything_runs(default
             "gradient@models.node_backprop.network.gradient=interpolated",
             "controller@models.resnet_tied.network.controller=constant",
         ],
-        ["models.flow.network.classes=10", "students.reflow.teacher=vp", "data.images.splits.train=null"],
+        [
+            "models.flow.network.classes=10",
+            "students.reflow.teacher=vp",
+            "+pairs@pairs.vp=adaptive",
+            "data.images.splits.train=null",
+        ],
         ["data/images=digits", "models.flow.network.multipliers=[1,2]", "models.vp.network.multipliers=[1,2]"],
         ["data/images=cifar10", "data/text=text8"],
         ["data/images=twemoji", "data/text=kjv_characters", "models.flow.trainer.precision=bf16-mixed"],
@@ -236,10 +241,10 @@ def test_what_dvc_yaml_refers_to_has_to_be_there(project):
     (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"pairs": stage}}))
     with pytest.raises(ConfigurationError, match=r"^students\.reflow\.teacher: is missing.*dvc\.yaml.*keep it"):
         compose(overrides, project)
-    stage = {"cmd": "pairs", "params": ["students.reflow.pairs"]}
-    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"pairs": stage}}))
-    with pytest.raises(ConfigurationError, match=r"^students\.reflow\.pairs: is missing.*stage pairs"):
-        compose(["~students.reflow.pairs"], project)
+    stage = {"cmd": "evaluate", "params": ["students.reflow.ema.decay"]}
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"evaluate": stage}}))
+    with pytest.raises(ConfigurationError, match=r"^students\.reflow\.ema\.decay: is missing.*stage evaluate"):
+        compose(["~students.reflow.ema.decay"], project)
 
 
 def test_malformed_sections_are_problems_and_not_exceptions(defaults):

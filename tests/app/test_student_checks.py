@@ -12,13 +12,20 @@ from isocline.app import validate
 from isocline.app.compose import compose
 
 ROOT = Path(__file__).parents[2]
+ANCESTRAL = "isocline.samplers.discrete.AncestralSampler"
 
 
 @pytest.fixture(scope="module")
 def defaults() -> dict[str, Any]:
     """The composition without the parts that students have nothing to do with, whose checking takes time."""
     whole = compose([], ROOT, validate=False).config
-    return {**whole, "densities": {}, "models": {name: whole["models"][name] for name in ("flow", "vp", "masked")}}
+    return {
+        **whole,
+        "densities": {},
+        "plugins": {},
+        "models": {name: whole["models"][name] for name in ("flow", "masked")},
+        "students": {name: whole["students"][name] for name in ("reflow", "sdtt")},
+    }
 
 
 def problems_of(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, str]:
@@ -41,7 +48,7 @@ def problems_of(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, st
         ("network", {"size": 14}, "network.size", ["14", "data.images.size is 28"]),
         ("network", 8, "network", ["expected section", "8"]),
         ("teacher", "reflow", "teacher", ["reflow is taught by reflow", "must end at a model"]),
-        ("teacher", "flaw", "teacher", ["no model or student 'flaw'", "flow", "consistency"]),
+        ("teacher", "flaw", "teacher", ["no model or student 'flaw'", "flow", "sdtt"]),
     ],
 )
 def test_what_a_student_cannot_be_is_named(
@@ -53,9 +60,27 @@ def test_what_a_student_cannot_be_is_named(
         assert part in found[f"students.reflow.{at}"]
 
 
-def test_a_student_may_be_taught_by_a_student_with_another_network(defaults: dict[str, Any]) -> None:
-    second = {**defaults["students"]["consistency"], "teacher": "consistency", "network": {"end_time": True}}
-    right = problems_of(defaults, {"students.second": second})
-    assert not {"students.second.teacher", "students.second.network"} & set(right)
-    wrong = problems_of(defaults, {"students.second": {**second, "teacher": "sdtt"}})
-    assert "is a model of text" in wrong["students.second.teacher"]
+def test_a_second_reflow_learns_from_pairs_that_the_first_one_makes(defaults: dict[str, Any]) -> None:
+    own = {"teacher": "reflow", "data": "data/pairs/reflow", "network": {"end_time": True}}
+    second = {**defaults["students"]["reflow"], **own}
+    found = problems_of(defaults, {"students.second": second})
+    assert found["students.second.data"].endswith("pairs.reflow, which is missing; add `+pairs@pairs.reflow=heun`")
+    assert not problems_of(defaults, {"students.second": second, "pairs.reflow": defaults["pairs"]["flow"]})
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "part"),
+    [
+        ({"pairs.flaw": {}}, "pairs.flaw", "no model or student 'flaw'"),
+        ({"pairs.masked": {}}, "pairs.masked", "is a model of text"),
+        ({"pairs.flow.count": 0}, "pairs.flow.count", "out of range"),
+        ({"pairs.flow.sampler._target_": ANCESTRAL}, "pairs.flow.sampler", "kernel"),
+        ({"pairs": {}}, "students.reflow.data", "pairs.flow, which is missing"),
+        ({"students.reflow.data": "data/pairs/vp"}, "students.reflow.data", "set data/pairs/flow"),
+        ({"students.sdtt.teacher": "reflow"}, "students.sdtt.teacher", "is a model of images"),
+    ],
+)
+def test_pairs_that_cannot_be_made_or_are_missing_are_named(
+    defaults: dict[str, Any], changes: dict[str, Any], key: str, part: str
+) -> None:
+    assert part in problems_of(defaults, changes)[key]

@@ -1,4 +1,4 @@
-"""What the parts of a composition must agree on: data with networks, processes with samplers, students with teachers.
+"""What the parts of a composition must agree on: data with networks, processes with samplers.
 
 Each part may be valid by itself and the whole still fail, some of it after hours of training.
 """
@@ -15,9 +15,19 @@ from typing import Any
 
 from isocline.app.density_checks import density_findings
 from isocline.app.errors import one_line
-from isocline.app.students import network_of, root_model
 
-__all__ = ["ConfigurationError", "Problem", "disagreements", "locate", "misfit"]
+__all__ = [
+    "ConfigurationError",
+    "Problem",
+    "class_of",
+    "disagreements",
+    "locate",
+    "misfit",
+    "network_problems",
+    "section_of",
+    "trial",
+    "uses",
+]
 
 
 class ConfigurationError(ValueError):
@@ -62,18 +72,13 @@ _FAMILIES = {
 
 def disagreements(config: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield what does not fit together; parts that are malformed by themselves are passed over."""
-    yield from _image_data(_section(config, "data", "images"))
-    yield from _text_data(_section(config, "data", "text"))
+    yield from _image_data(section_of(config, "data", "images"))
+    yield from _text_data(section_of(config, "data", "text"))
     for modality in ("images", "text"):
-        network = _section(config, "judge", modality, "network")
-        yield from _network(f"judge.{modality}.network", network, modality, config)
-    models, students = _section(config, "models"), _section(config, "students")
-    for name in models:
+        network = section_of(config, "judge", modality, "network")
+        yield from network_problems(f"judge.{modality}.network", network, modality, config)
+    for name in section_of(config, "models"):
         yield from _model(name, config)
-    for name in students:
-        if name in models:
-            yield Problem(f"students.{name}", f"models.{name} has the same name and writes data/models/{name}; rename")
-        yield from _student(name, config)
     yield from _matrix(config)
     yield from (Problem(*finding) for finding in density_findings(config, locate))
 
@@ -136,13 +141,15 @@ def _family(process: type | None) -> str | None:
     return "kernel" if issubclass(process, AbstractKernel) else None
 
 
-def _section(config: Any, *path: str) -> Mapping[str, Any]:
+def section_of(config: Any, *path: str) -> Mapping[str, Any]:
+    """Return the section at a path of keys; an empty one where there is none."""
     for part in path:
         config = config.get(part) if isinstance(config, Mapping) else None
     return config if isinstance(config, Mapping) else {}
 
 
-def _class(node: Mapping[str, Any]) -> type | None:
+def class_of(node: Mapping[str, Any]) -> type | None:
+    """Return the class that a section's ``_target_`` names, None if it names none that can be imported."""
     try:
         found = locate(node.get("_target_"))
     except ConfigurationError:
@@ -155,8 +162,8 @@ def _whole(value: Any) -> bool:
 
 
 def _image_data(data: Mapping[str, Any]) -> Iterator[Problem]:
-    node, target = _section(data, "dataset"), _section(data, "dataset").get("_target_")
-    names, known = getattr(_class(node), "classes", None), _KNOWN.get(str(target))
+    node, target = section_of(data, "dataset"), section_of(data, "dataset").get("_target_")
+    names, known = getattr(class_of(node), "classes", None), _KNOWN.get(str(target))
     facts = dict(zip(("channels", "size"), known.shape, strict=False)) if known else {}
     facts |= {"classes": len(names)} if isinstance(names, tuple) else {}
     for name, value in facts.items():
@@ -165,7 +172,7 @@ def _image_data(data: Mapping[str, Any]) -> Iterator[Problem]:
             yield Problem(
                 f"data.images.{name}", f"{data[name]}, but {owner} has {value}; set data.images.{name}={value}"
             )
-    splits = _section(data, "splits")
+    splits = section_of(data, "splits")
     yield from _missing_splits("images", splits)
     apart = {name: size for name, size in splits.items() if known and known.test and name == "test"}
     pool = {name: size for name, size in splits.items() if name not in apart}
@@ -196,7 +203,7 @@ def _sizes(splits: Mapping[str, Any], available: int | None) -> Iterator[Problem
 
 
 def _text_data(data: Mapping[str, Any]) -> Iterator[Problem]:
-    splits = _section(data, "splits")
+    splits = section_of(data, "splits")
     yield from _missing_splits("text", splits)
     shares = [share for share in splits.values() if isinstance(share, int | float)]
     if len(shares) == len(splits) and shares:
@@ -206,7 +213,7 @@ def _text_data(data: Mapping[str, Any]) -> Iterator[Problem]:
         if abs(math.fsum(shares) - 1) > 1e-9:
             listed = ", ".join(f"{name} {share}" for name, share in splits.items())
             yield Problem("data.text.splits", f"{listed} add up to {math.fsum(shares):.6g}; make it 1")
-    yield from _same("data.text.tokenizer.vocab_size", _section(data, "tokenizer"), "vocab_size", data, "data.text")
+    yield from _same("data.text.tokenizer.vocab_size", section_of(data, "tokenizer"), "vocab_size", data, "data.text")
 
 
 def _same(key: str, node: Mapping[str, Any], name: str, data: Mapping[str, Any], where: str) -> Iterator[Problem]:
@@ -215,11 +222,13 @@ def _same(key: str, node: Mapping[str, Any], name: str, data: Mapping[str, Any],
         yield Problem(key, f"{value}, but {where}.{name} is {wanted}; give both the same value")
 
 
-def _network(key: str, network: Mapping[str, Any], modality: Any, config: Mapping[str, Any]) -> Iterator[Problem]:
+def network_problems(
+    key: str, network: Mapping[str, Any], modality: Any, config: Mapping[str, Any]
+) -> Iterator[Problem]:
     """Compare a network's shape with that of its data."""
-    data, where = _section(config, "data", str(modality)), f"data.{modality}"
+    data, where = section_of(config, "data", str(modality)), f"data.{modality}"
     if modality == "latents":
-        where, latents = "autoencoders.latents.network", _section(config, "autoencoders", "latents", "network")
+        where, latents = "autoencoders.latents.network", section_of(config, "autoencoders", "latents", "network")
         names = {"channels": "latent_channels", "size": "latent_size"}
         data = {name: latents.get(theirs) for name, theirs in names.items()}
         if not latents:
@@ -241,9 +250,9 @@ def _network(key: str, network: Mapping[str, Any], modality: Any, config: Mappin
 
 
 def _model(name: str, config: Mapping[str, Any]) -> Iterator[Problem]:
-    key, model = f"models.{name}", _section(config, "models", name)
-    modality, process = model.get("modality"), _section(model, "process")
-    kind = _class(process) if process else None
+    key, model = f"models.{name}", section_of(config, "models", name)
+    modality, process = model.get("modality"), section_of(model, "process")
+    kind = class_of(process) if process else None
     family = _family(kind) if kind or not process else None
     if _classifies(model):
         yield from _classifier(key, model)
@@ -255,25 +264,25 @@ def _model(name: str, config: Mapping[str, Any]) -> Iterator[Problem]:
             f"{modality!r}, but {key}.process is {_FAMILIES[family]}; set {key}.modality={right}, or "
             f"process@{key}.process={example}",
         )
-    network = _section(model, "network")
-    yield from _network(f"{key}.network", network, modality, config)
+    network = section_of(model, "network")
+    yield from network_problems(f"{key}.network", network, modality, config)
     if modality == "text":
         yield from _same(
-            f"{key}.process.vocab_size", process, "vocab_size", _section(config, "data", "text"), "data.text"
+            f"{key}.process.vocab_size", process, "vocab_size", section_of(config, "data", "text"), "data.text"
         )
-    objective = _section(model, "objective")
+    objective = section_of(model, "objective")
     if str(objective.get("_target_")).endswith("AutoregressiveObjective") and network.get("causal") is False:
         yield Problem(
             f"{key}.network.causal", "False, but the autoregressive objective needs a causal network; set true"
         )
-    yield from _uses(key, model, name, config)
+    yield from uses(key, model, name, config)
 
 
 def _classifies(model: Mapping[str, Any]) -> bool:
     """Whether a model says what an image is, instead of making one."""
     from isocline.objectives.classification import Classification
 
-    objective = _class(_section(model, "objective"))
+    objective = class_of(section_of(model, "objective"))
     return objective is not None and issubclass(objective, Classification)
 
 
@@ -282,7 +291,7 @@ def _classifier(key: str, model: Mapping[str, Any]) -> Iterator[Problem]:
 
     if model.get("modality") != "images":
         yield Problem(f"{key}.modality", f"{model.get('modality')!r}, but classifiers are models of images; set images")
-    network = _class(_section(model, "network"))
+    network = class_of(section_of(model, "network"))
     if network is not None and not issubclass(network, AbstractClassifier):
         yield Problem(
             f"{key}.network",
@@ -291,45 +300,13 @@ def _classifier(key: str, model: Mapping[str, Any]) -> Iterator[Problem]:
         )
 
 
-def _student(name: str, config: Mapping[str, Any]) -> Iterator[Problem]:
-    from isocline.distillation.reflow import Reflow
-
-    key, student = f"students.{name}", _section(config, "students", name)
-    models, modality = _section(config, "models"), student.get("modality")
-    try:
-        chosen = root_model(config, name)
-    except ValueError as error:
-        yield Problem(f"{key}.teacher", str(error))
-        return
-    teacher = _section(models, chosen) if chosen != name else {}
-    if teacher and modality in ("images", "text") and teacher.get("modality") != modality:
-        fitting = [other for other in models if _section(models, other).get("modality") == modality]
-        yield Problem(
-            f"{key}.teacher",
-            f"{chosen!r} is a model of {teacher.get('modality')}, {key} one of {modality}; "
-            f"choose {' or '.join(fitting) or 'another modality'}",
-        )
-    elif teacher:
-        yield from _uses(key, student, chosen, config)
-    if _section(student, "network"):
-        yield from _network(f"{key}.network", network_of(config, name), modality, config)
-    # The stage that makes pairs is the one of students.reflow (dvc.yaml).
-    pairs = f"data/pairs/{_section(config, 'students', 'reflow').get('teacher')}"
-    known = [f"data/{modality}", *([pairs] if modality == "images" else [])]
-    kind = _class(_section(student, "objective"))
-    if kind is not None and issubclass(kind, Reflow):
-        known = [pairs]
-    if isinstance(student.get("data"), str) and student["data"] not in known:
-        yield Problem(f"{key}.data", f"{student['data']!r} is not what a stage writes for it; set {' or '.join(known)}")
-
-
-def _uses(key: str, part: Mapping[str, Any], name: str, config: Mapping[str, Any]) -> Iterator[Problem]:
+def uses(key: str, part: Mapping[str, Any], name: str, config: Mapping[str, Any]) -> Iterator[Problem]:
     """Compare the process of a model with the objective and the sampler that work on it."""
-    process, where = _section(config, "models", name, "process"), f"models.{name}.process"
-    kind = _class(process) if process else None
+    process, where = section_of(config, "models", name, "process"), f"models.{name}.process"
+    kind = class_of(process) if process else None
     if process and kind is None:
         return
-    objective, sampler = _class(_section(part, "objective")), _class(_section(part, "sampler"))
+    objective, sampler = class_of(section_of(part, "objective")), class_of(section_of(part, "sampler"))
     reason = _objective_misfit(objective, kind) if objective else None
     if reason:
         yield Problem(f"{key}.objective", f"{reason} ({where}); choose another objective or process")
@@ -339,9 +316,9 @@ def _uses(key: str, part: Mapping[str, Any], name: str, config: Mapping[str, Any
     if not part.get("sampler") and not _classifies(part):
         yield Problem(f"{key}.sampler", f"is missing, and the model is evaluated by its samples; {cure}")
     if sampler and reason is None:
-        labelled = bool(_section(config, "models", name, "network").get("classes"))
-        budgets = _section(config, "evaluation", "images").get("nfe")
-        reason = _trial(_section(part, "sampler"), process, budgets, labelled)
+        labelled = bool(section_of(config, "models", name, "network").get("classes"))
+        budgets = section_of(config, "evaluation", "images").get("nfe")
+        reason = trial(section_of(part, "sampler"), process, budgets, labelled)
     if reason:
         yield Problem(f"{key}.sampler", f"{reason} ({where}); {cure}")
 
@@ -363,7 +340,7 @@ def _objective_misfit(objective: Any, process: type | None) -> str | None:
     return f"{objective.__name__} needs {hint.__name__}, and this is {process.__name__}"
 
 
-def _trial(sampler: Mapping[str, Any], process: Mapping[str, Any], budgets: Any, labelled: bool) -> str | None:
+def trial(sampler: Mapping[str, Any], process: Mapping[str, Any], budgets: Any, labelled: bool) -> str | None:
     """Try a sampler on its process, with a network that predicts zeros for images; return why it refuses."""
     import torch
     from hydra.errors import InstantiationException
@@ -392,9 +369,9 @@ def _trial(sampler: Mapping[str, Any], process: Mapping[str, Any], budgets: Any,
 
 
 def _matrix(config: Mapping[str, Any]) -> Iterator[Problem]:
-    for modality, chosen in _section(config, "matrix").items():
+    for modality, chosen in section_of(config, "matrix").items():
         for name, side in chosen.items() if isinstance(chosen, Mapping) else ():
-            model = _section(config, str(side), name)
+            model = section_of(config, str(side), name)
             found = "classifiers" if _classifies(model) else model.get("modality")
             wanted = "images" if modality == "solvers" else modality
             if found in ("images", "text", "classifiers") and found != wanted:

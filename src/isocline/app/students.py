@@ -20,8 +20,8 @@ def teachers(config: Mapping[str, Any], name: str) -> Iterator[str]:
     Raises:
         ValueError: if the chain comes back to where it was.
     """
-    seen = [name]
-    while isinstance(teacher := _section(config, "students", name).get("teacher"), str):
+    seen, models = [name], _section(config, "models")
+    while name not in models and isinstance(teacher := _section(config, "students", name).get("teacher"), str):
         if teacher in seen:
             raise ValueError(f"{' is taught by '.join([*seen, teacher])}; a chain of teachers must end at a model")
         seen.append(teacher)

@@ -21,7 +21,8 @@ from typing import Any
 
 from isocline.app.crosschecks import ConfigurationError, Problem, disagreements, locate
 from isocline.app.errors import one_line
-from isocline.app.students import network_of, root_model
+from isocline.app.student_checks import student_problems
+from isocline.app.students import network_of, root_model, teachers
 
 __all__ = ["RULES", "ConfigurationError", "Problem", "Rule", "check", "problems"]
 
@@ -106,10 +107,12 @@ RULES: dict[str, Rule] = {
     "students.*.network": Rule(dict, optional=True),
     "students.*.start": Rule(str, choices=("teacher", "scratch")),
     "students.*.data": Rule(str),
-    "students.*.pairs": Rule(dict, optional=True),
-    "students.*.pairs.count": _COUNT,
-    "students.*.pairs.nfe": _COUNT,
-    "students.*.pairs.batch_size": _COUNT,
+    "pairs": _SECTION,
+    "pairs.*": _SECTION,
+    "pairs.*.sampler": _SECTION,
+    "pairs.*.count": _COUNT,
+    "pairs.*.nfe": _COUNT,
+    "pairs.*.batch_size": _COUNT,
     "densities": _SECTION,
     "densities.*": _SECTION,
     "densities.*.data": Rule(str),
@@ -172,10 +175,11 @@ def check(config: Mapping[str, Any]) -> None:
 def problems(config: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield every problem of a composition: plain values first, then references and pairings, then objects."""
     plain = [*_plain(config), *_not_finite(config), *_references(config)]
-    plain += disagreements(config)
+    plain += [*disagreements(config), *student_problems(config)]
     yield from plain
     broken = {problem.key for problem in plain}
-    for key, node in (*_targets(config), *_student_networks(config)):
+    # A student's network is whole only with what it inherits.
+    for key, node in {**dict(_targets(config)), **dict(_student_networks(config))}.items():
         if not any(name == key or name.startswith(f"{key}.") for name in broken):
             yield from _object(key, node, config)
 
@@ -404,7 +408,7 @@ def _construct(key: str, node: Mapping[str, Any], config: Mapping[str, Any]) -> 
             except InstantiationException:
                 return None
         if "teacher" in wanted:
-            late["teacher"] = nn.Identity()
+            late["teacher"] = _teacher_of(key, config)
     try:
         with torch.device("meta") if role in ("network", "objective") else torch.device("cpu"):
             built = instantiate(dict(node), **late, _convert_="all")
@@ -421,6 +425,21 @@ def _construct(key: str, node: Mapping[str, Any], config: Mapping[str, Any]) -> 
     except (ValueError, TypeError, AssertionError) as error:
         return Problem(key, one_line(error))
     return None
+
+
+def _teacher_of(key: str, config: Mapping[str, Any]) -> Any:
+    """Return the network of a student's teacher without memory, or a placeholder where it has problems of its own."""
+    import torch
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+    from torch import nn
+
+    try:
+        teacher = next(teachers(config, key.split(".")[1]))
+        with torch.device("meta"):
+            return instantiate(network_of(config, teacher), _convert_="all")
+    except (InstantiationException, StopIteration, ValueError):
+        return nn.Identity()
 
 
 def _process_of(key: str, config: Mapping[str, Any]) -> Mapping[str, Any] | None:
