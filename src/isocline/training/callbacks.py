@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from isocline.training.divergence import DivergenceRule
 from isocline.training.module import GenerativeModule, NonFiniteLossError
 
 __all__ = ["AtomicCheckpoint", "History", "LineProgress", "latest_checkpoint"]
@@ -87,14 +88,21 @@ class History(Callback):
     Args:
         every: window in steps.
         sink: called as ``sink(metrics, step)`` at the end of each window (Lightning itself sets ``log``).
+        rule: when a loss that is still finite has diverged.
 
     Attributes:
         rows: one dictionary per window with ``step``, ``loss``, ``lr`` and the loss terms by name.
     """
 
-    def __init__(self, every: int, sink: Callable[[dict[str, float], int], None] | None = None) -> None:
+    def __init__(
+        self,
+        every: int,
+        sink: Callable[[dict[str, float], int], None] | None = None,
+        rule: DivergenceRule | None = None,
+    ) -> None:
         self.every = every
         self.sink = sink
+        self.rule = DivergenceRule() if rule is None else rule
         self.rows: list[dict[str, float]] = []
         self.sums: dict[str, float] = {}
         self.count = 0
@@ -120,7 +128,7 @@ class History(Callback):
         return self.sums
 
     def close(self, step: int, lr: float) -> None:
-        """Append the window's row; raise if it is not finite (devices where each step is not checked)."""
+        """Append the window's row; raise if it is not finite (devices where each step is not checked) or diverged."""
         means = {name: total / self.count for name, total in self.collect().items()}
         if not all(map(math.isfinite, means.values())):
             raise NonFiniteLossError(f"the loss is not finite before step {step}; lower optimizer.lr")
@@ -128,6 +136,7 @@ class History(Callback):
         self.sums, self.count = {}, 0
         if self.sink is not None:
             self.sink({"train_loss" if name == "loss" else f"train_{name}": v for name, v in means.items()}, step)
+        self.rule.check(self.rows)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
