@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from isocline.app.adapters import save_adapter
 from isocline.app.artifacts import build, load_model, save_model
 from isocline.app.latent_space import carry_autoencoder
 from isocline.app.student_network import start_network
@@ -31,5 +32,6 @@ def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
         "distillation": section["objective"],
     }
     save_model(Path("data/models") / item, result.network, config, result.history, result.averages)
+    save_adapter(Path("data/models") / item, result.network, section["teacher"])
     carry_autoencoder(Path("data/models") / section["teacher"], Path("data/models") / item)
     finish(run, item, result)
