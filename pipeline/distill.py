@@ -9,7 +9,7 @@ from isocline.app.adapters import save_adapter
 from isocline.app.artifacts import build, load_model, save_model
 from isocline.app.latent_space import carry_autoencoder
 from isocline.app.student_network import start_network
-from isocline.app.training_stage import finish, train, training_tensors
+from isocline.app.training_stage import finish, teacher_costs, train, training_tensors
 from isocline.randomness import derive_seed
 from isocline.tracking.stage import StageRun
 
@@ -34,4 +34,4 @@ def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
     save_model(Path("data/models") / item, result.network, config, result.history, result.averages)
     save_adapter(Path("data/models") / item, result.network, section["teacher"])
     carry_autoencoder(Path("data/models") / section["teacher"], Path("data/models") / item)
-    finish(run, item, result)
+    finish(run, item, result, teacher_costs(objective, Path(section["data"])))

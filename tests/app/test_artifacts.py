@@ -18,6 +18,12 @@ from isocline.app import artifacts, training_stage
 from isocline.app.artifacts import device_of, load_config, load_model, save_model
 from isocline.app.declaration import declared_part
 from isocline.app.evaluation_stage import model_section
+from isocline.datasets.storage import write_json
+from isocline.distillation.reflow import Reflow
+from isocline.networks.mlp import MLP
+from isocline.processes.gaussian import GaussianProcess
+from isocline.processes.prediction import VelocityPrediction
+from isocline.processes.schedule import LinearSchedule
 
 
 def test_cpu_is_the_cpu_and_auto_takes_what_there_is() -> None:
@@ -152,6 +158,27 @@ def test_a_training_stage_writes_its_curve_and_summary(tmp_path: Path, monkeypat
     summary = json.loads(Path("metrics/train-toy.json").read_text())
     assert summary == {"train_loss": 0.25, "steps": 2, "parameters": 3}
     assert Path("plots/train-toy.csv").read_text().startswith("step,loss,lr\n")
+
+
+def test_a_students_summary_says_what_it_asked_of_its_teacher_and_what_its_pairs_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    process = GaussianProcess(LinearSchedule(), VelocityPrediction())
+    distiller = Reflow(process, MLP(2, 4, 1))
+    distiller.teacher(torch.ones(5), torch.ones(5, 2), None)
+    write_json(Path("data/images/card.json"), {"splits": {}})
+    write_json(Path("data/pairs/flow/card.json"), {"count": 6, "teacher_evaluations": 6 * 16})
+    for data, costs in (
+        ("data/images", {"teacher_evaluations": 5}),
+        ("data/pairs/flow", {"teacher_evaluations": 5, "pairs_evaluations": 96}),
+        ("data/nowhere", {"teacher_evaluations": 5}),
+    ):
+        found = training_stage.teacher_costs(distiller, Path(data))
+        assert found == costs
+        training_stage.finish(Recorder(), "toy", result(), found)  # type: ignore[arg-type]
+        summary = json.loads(Path("metrics/train-toy.json").read_text())
+        assert summary == {"train_loss": 0.25, "steps": 2, "parameters": 3, **costs}
 
 
 def test_a_training_stage_on_a_full_disk_leaves_the_old_summary_whole(

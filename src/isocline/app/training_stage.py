@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,14 @@ from torch import Tensor, nn
 from isocline.app.artifacts import build, load_tensors, save_model, write_history
 from isocline.app.latent_space import carry_autoencoder
 from isocline.datasets.storage import write_json
-from isocline.objectives.base import Objective
+from isocline.objectives.base import Distiller, Objective
 from isocline.randomness import derive_seed
 from isocline.tracking.stage import StageRun
 from isocline.training.fit import FitResult, fit
 from isocline.training.module import GenerativeModule
 from isocline.training.settings import FitSettings
 
-__all__ = ["finish", "train", "train_model", "training_tensors"]
+__all__ = ["finish", "teacher_costs", "train", "train_model", "training_tensors"]
 
 
 def train(
@@ -113,14 +114,34 @@ def training_tensors(run: StageRun, directory: Path, classes: int = 0) -> dict[s
     return {"x0": x0, **({"cond": tensors["labels"]} if classes else {})}
 
 
-def finish(run: StageRun, name: str, result: FitResult) -> None:
-    """Write the curve and the summary for DVC, the throughput for the tracker alone, and the model entry."""
+def teacher_costs(distiller: Distiller, data: Path) -> dict[str, int]:
+    """What a student cost in evaluations of its teacher: in training, and for the pairs that it was trained on.
+
+    Args:
+        distiller: the objective at the end of training.
+        data: the folder of the training data; pairs have a card that says what they took.
+    """
+    costs, card = {"teacher_evaluations": distiller.evaluations()}, data / "card.json"
+    spent = json.loads(card.read_text("utf-8")).get("teacher_evaluations") if card.exists() else None
+    return costs if spent is None else {**costs, "pairs_evaluations": int(spent)}
+
+
+def finish(run: StageRun, name: str, result: FitResult, costs: Mapping[str, int] | None = None) -> None:
+    """Write the curve and the summary for DVC, the throughput for the tracker alone, and the model entry.
+
+    Args:
+        run: the stage's run.
+        name: of the model.
+        result: of the training.
+        costs: further whole numbers of the summary, such as `teacher_costs`.
+    """
     last = result.history[-1]
     parameters = sum(p.numel() for p in result.network.parameters())
-    summary = {"train_loss": last["loss"], "steps": int(last["step"]), "parameters": parameters}
+    costs = {} if costs is None else costs
+    summary = {"train_loss": last["loss"], "steps": int(last["step"]), "parameters": parameters, **costs}
     write_json(Path(f"metrics/train-{name}.json"), summary)
     write_history(Path(f"plots/train-{name}.csv"), result.history)
-    run.metrics({"parameters": float(parameters)})
+    run.metrics({"parameters": float(parameters), **{key: float(cost) for key, cost in costs.items()}})
     run.timing("train_seconds", result.seconds)
     run.timing("train_samples_per_second", result.samples_per_second)
     run.model(name, Path("data/models") / name)
