@@ -10,7 +10,7 @@ import yaml
 from hydra.utils import get_object, instantiate
 
 from isocline import solvers
-from isocline.app.catalog import GROUPS, describe, entries, targets
+from isocline.app.catalog import GROUPS, describe, entries, find, in_group, like, targets
 
 CONF = Path(__file__).parents[2] / "conf"
 FILES = sorted(CONF.rglob("*.yaml"))
@@ -80,3 +80,58 @@ def test_the_package_line_is_not_the_description(tmp_path):
 def test_the_sampler_of_the_guide_is_there_as_written():
     guide = (CONF.parent / "docs" / "add-a-sampler.md").read_text()
     assert f"```yaml\n{(CONF / 'sampler' / 'rk4.yaml').read_text()}```" in guide
+
+
+@pytest.mark.parametrize(
+    ("kind", "spelling", "name"),
+    [
+        ("samplers", "DPM++ 2M", "dpmpp_2m"),
+        ("samplers", "DPM++(2M)", "dpmpp_2m"),
+        ("samplers", "DPM-Solver-3", "dpm_solver_3"),
+        ("samplers", "dpm-solver++ (2m)", "dpmpp_2m"),
+        ("samplers", "SDE-DPM-Solver++(2M)", "dpmpp_sde"),
+        ("samplers", "DPM-Solver-v3", "dpm_v3"),
+        ("samplers", "UniPC", "unipc"),
+        ("samplers", "CFG++", "cfg_plus_plus"),
+        ("samplers", "Rectified CFG++", "rectified_cfg_plus_plus"),
+        ("processes", "TrigFlow", "trigflow"),
+        ("couplings", "OT", "ot"),
+        ("traces", "Hutch++", "hutch_plus_plus"),
+        ("Samplers", "ddim", "ddim"),
+        ("datasets", "data/points=digits", "digits"),
+    ],
+)
+def test_names_are_free_of_case_and_punctuation(kind, spelling, name):
+    assert find(kind, spelling, CONF).name == name
+
+
+@pytest.mark.parametrize("kind", GROUPS)
+def test_no_two_options_of_a_kind_differ_in_punctuation_alone(kind):
+    for group in GROUPS[kind]:
+        options = in_group(group, CONF)
+        for entry in options:
+            assert like(entry.name.upper().replace("_", " "), options) == [entry]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("dpmp_2m", r"no option 'dpmp_2m'; did you mean 'dpmpp_2m' or .* there are .*euler"),
+        ("++", r"no option '\+\+'; there are "),
+        ("nothing like it", "no option 'nothing like it'; there are "),
+    ],
+)
+def test_an_unknown_option_names_near_ones(name, message):
+    with pytest.raises(ValueError, match=message):
+        find("samplers", name, CONF)
+
+
+def test_a_name_that_may_be_one_of_several_is_refused(tmp_path):
+    for stem in ("a_b", "ab"):
+        (tmp_path / "sampler").mkdir(exist_ok=True)
+        (tmp_path / "sampler" / f"{stem}.yaml").write_text("# an option\n{}\n")
+    assert find("samplers", "a_b", tmp_path).name == "a_b"
+    with pytest.raises(ValueError, match="'A-B' may be any of a_b, ab; write one of them"):
+        find("samplers", "A-B", tmp_path)
+    with pytest.raises(ValueError, match="'digits' may be any of data/images=digits, data/points=digits; write one"):
+        find("datasets", "digits", CONF)

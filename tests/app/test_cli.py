@@ -111,6 +111,8 @@ def test_list_prints_names_with_descriptions(project, capsys):
     assert any(row.startswith("ddim ") and "DDIM" in row for row in rows)
     assert cli.run(["list", "all"]) == 0
     assert "profiles:" in capsys.readouterr().out
+    assert cli.run(["list", "samplers", "DPM++ 2M"]) == 0
+    assert capsys.readouterr().out.startswith("dpmpp_2m  ")
 
 
 def test_an_occupied_port_is_named_with_another_one(project, capsys):

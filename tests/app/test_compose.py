@@ -69,6 +69,14 @@ def test_the_text_is_what_dvc_writes(project):
     assert compose(overrides, project, validate=False).text == output.read_text()
 
 
+@pytest.mark.parametrize("spelling", ["DPM++2M", "dpmpp-2m", "'DPM++ 2M'"])
+def test_an_option_may_be_spelt_in_any_case_and_punctuation(spelling):
+    def flow(option):
+        return compose([f"sampler@models.flow.sampler={option}"], ROOT, validate=False).text
+
+    assert flow(spelling) == flow("dpmpp_2m") != flow("euler")
+
+
 def test_composing_twice_gives_the_same_bytes():
     assert compose(["seed=5"], ROOT, validate=False).text == compose(["seed=5"], ROOT, validate=False).text
 

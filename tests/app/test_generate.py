@@ -65,6 +65,11 @@ def test_sampling_writes_a_grid_that_depends_on_the_seed_alone(project, capsys):
     assert "3 evaluations" in capsys.readouterr().out
 
 
+def test_a_sampler_may_be_spelt_as_the_article_does(project, capsys):
+    assert cli.run(["sample", "flow", "--n", "2", "--sampler", "DPM++ 2M", "--nfe", "5"]) == 0, capsys.readouterr().err
+    assert cli.run(["generate", "masked", "--sampler", "Tau-leaping", "--nfe", "2"]) == 0, capsys.readouterr().err
+
+
 def test_the_sampler_of_the_guide_spends_four_evaluations_a_step(project, capsys):
     assert cli.run(["sample", "flow", "--n", "2", "--sampler", "rk4", "--nfe", "9"]) == 0, capsys.readouterr().err
     assert "8 evaluations" in capsys.readouterr().out
@@ -229,7 +234,7 @@ def conditional(project):
 def test_a_class_and_its_guidance_are_chosen_by_options(conditional, capsys):
     for guidance, spent in (("classifier_free", 8), ("autoguidance", 8), ("interval", 7)):
         arguments = ["sample", "digits", "--sampler", "euler", "--n", "2", "--nfe", "8", "--class", "1"]
-        arguments += ["--guidance", guidance, "--scale", "1.5"]
+        arguments += ["--guidance", guidance.replace("_", "-").title(), "--scale", "1.5"]
         assert cli.run(arguments) == 0, capsys.readouterr().err
         assert f"{spent} evaluations" in capsys.readouterr().out
     assert cli.run(["sample", "digits", "--sampler", "guided", "--n", "2", "--nfe", "8"]) == 0, capsys.readouterr().err

@@ -97,10 +97,15 @@ def compare(
 
 def list_(
     kind: Annotated[str, typer.Argument(help="solvers, processes, objectives, …; `all` lists every kind")],
+    option: Annotated[str | None, typer.Argument(help="only this one, in any spelling: `samplers 'DPM++ 2M'`")] = None,
 ) -> None:
     """List what can be chosen: name and one line each."""
     from isocline.app import catalog
 
+    if option is not None:
+        entry = catalog.find(kind, option, _ROOT / "conf")
+        print(f"{entry.name}  {entry.description}")
+        return
     for name in catalog.GROUPS if kind == "all" else (kind,):
         found = catalog.entries(name, _ROOT / "conf")
         if kind == "all":

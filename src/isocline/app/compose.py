@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from isocline.app.catalog import in_group, like
 from isocline.app.errors import one_line
 from isocline.app.validate import ConfigurationError, check
 
@@ -55,12 +56,21 @@ def compose(overrides: Sequence[str], root: Path, *, validate: bool = True) -> C
     for override in overrides:
         if "=" not in override and not override.startswith("~"):
             raise ConfigurationError(f"{override!r} is not of the form KEY=VALUE; for instance seed=1 or profile=smoke")
-    composition = _compose(list(overrides), conf)
+    composition = _compose([_spelt(override, conf) for override in overrides], conf)
     if validate:
         check(composition.config)
         if (root / "dvc.yaml").exists():
             _check_stages(composition.config, root)
     return composition
+
+
+def _spelt(override: str, conf: Path) -> str:
+    """Write the option that ``group=option`` or ``group@key=option`` names as its file does."""
+    found = re.fullmatch(r"\+{0,2}([\w/]+)(?:@[\w.]+)?=(.+)", override)
+    if found is None or not (conf / found[1]).is_dir() or (conf / found[1] / f"{found[2]}.yaml").exists():
+        return override
+    same = like(found[2].strip("'\""), in_group(found[1], conf))
+    return f"{override.removesuffix(found[2])}{same[0].name}" if len(same) == 1 else override
 
 
 def _check_stages(config: dict[str, Any], root: Path) -> None:

@@ -95,17 +95,15 @@ def _model_of_run(run_id: str, root: Path) -> Path:
 
 def _sampler_section(model: Path, sampler: str | None, root: Path) -> tuple[dict[str, Any], str]:
     """Return the sampler's configuration and where it stands: the option's by name, else the model's own."""
-    from isocline.app.catalog import entries
+    from isocline.app.catalog import find
 
     if sampler is not None:
-        found = {entry.name: entry.path for entry in entries("samplers", root / "conf")}
-        if sampler not in found:
-            raise ValueError(f"no sampler {sampler!r}; samplers are {', '.join(found)}")
+        entry = find("samplers", sampler, root / "conf")
         try:
-            section = yaml.safe_load(found[sampler].read_text(encoding="utf-8"))
+            section = yaml.safe_load(entry.path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{found[sampler]} is not YAML ({_reason(error)}); correct it") from error
-        source = f"--sampler {sampler}"
+            raise ValueError(f"{entry.path} is not YAML ({_reason(error)}); correct it") from error
+        source = f"--sampler {entry.name}"
     else:
         from isocline.app.declaration import load_params
 

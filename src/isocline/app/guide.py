@@ -51,24 +51,22 @@ def guided(sampler: Any, request: ImageRequest, root: Path) -> Any:
     from hydra.errors import InstantiationException
 
     from isocline.app.artifacts import build
-    from isocline.app.catalog import entries
+    from isocline.app.catalog import find
     from isocline.samplers.latent import LatentSampler
 
     if request.guidance is None:
         if request.scale is not None:
             raise ValueError(f"--scale {request.scale} needs --guidance NAME (isocline list guidance)")
         return sampler
-    found = {entry.name: entry.path for entry in entries("guidance", root / "conf")}
-    if request.guidance not in found:
-        raise ValueError(f"no guidance {request.guidance!r}; there are {', '.join(found)}")
-    section = yaml.safe_load(found[request.guidance].read_text(encoding="utf-8"))
+    entry = find("guidance", request.guidance, root / "conf")
+    section = yaml.safe_load(entry.path.read_text(encoding="utf-8"))
     if request.scale is not None and not _rescale(section, request.scale):
-        raise ValueError(f"--scale {request.scale}: {found[request.guidance]} has no key scale")
+        raise ValueError(f"--scale {request.scale}: {entry.path} has no key scale")
     try:
         guidance = build(section)
     except InstantiationException as error:
         raise ValueError(
-            f"--guidance {request.guidance} cannot be built ({one_line(error.__cause__ or error, 200)})"
+            f"--guidance {entry.name} cannot be built ({one_line(error.__cause__ or error, 200)})"
         ) from error
     if isinstance(sampler, LatentSampler):
         return LatentSampler(_guide(sampler.sampler, guidance), sampler.decode)
