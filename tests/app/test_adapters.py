@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from hydra.utils import instantiate
 from torch import nn
 
+from isocline import cli
 from isocline.app.adapters import load_adapter, save_adapter, state_digest, with_adapter
 from isocline.app.artifacts import load_model, save_model
 from isocline.app.student_network import start_network
 
+ROOT = Path(__file__).parents[2]
 LINEAR = {
     "_target_": "isocline.processes.gaussian.GaussianProcess",
     "schedule": {"_target_": "isocline.processes.schedule.LinearSchedule"},
@@ -146,3 +150,40 @@ def test_a_damaged_adapter_is_named(student, tmp_path):
     (folder / "adapter" / "card.yaml").write_text("rank: 2\n")
     with pytest.raises(ValueError, match="lacks teacher"):
         load_adapter(folder)
+
+
+@pytest.fixture
+def project(student, tmp_path, monkeypatch):
+    """The student's and its teacher's models in a project."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "models").symlink_to(tmp_path)
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    sampler = {"_target_": "isocline.samplers.consistency.ConsistencySampler"}
+    (tmp_path / "params.yaml").write_text(json.dumps({"students": {"lora": {"sampler": sampler}}}))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_model_is_sampled_with_the_adapter_of_a_student_and_its_sampler(project):
+    saved(project, "fine-tune")
+    pictures = []
+    for arguments in (["lora"], ["teacher", "--adapter", "lora"], ["fine-tune", "--adapter", "lora"]):
+        assert cli.run(["sample", *arguments, "--n", "2", "--nfe", "2", "--out", "grid.png"]) == 0
+        pictures.append(Path("grid.png").read_bytes())
+    assert pictures[0] == pictures[1] != pictures[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["teacher", "--adapter", "teacher", "--sampler", "euler"], "teacher has no adapter; students whose network"),
+        (["teacher", "--adapter", "lara"], "no model 'lara' under data/models; did you mean 'lora'?"),
+        (["narrow", "--adapter", "lora"], "the network of narrow has no layer down.1.conv1, which the adapter changes"),
+        (["latent", "--adapter", "lora"], "latent and lora are models of different latent spaces"),
+    ],
+)
+def test_an_adapter_that_cannot_be_used_is_one_line(project, capsys, arguments, message):
+    saved(project, "narrow", {**UNET, "multipliers": [1]})
+    (saved(project, "latent") / "autoencoder").mkdir()
+    assert cli.run(["sample", *arguments, "--n", "1", "--nfe", "1", "--out", "grid.png"]) == 1
+    assert message in capsys.readouterr().err

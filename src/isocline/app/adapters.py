@@ -13,10 +13,12 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from isocline.app.artifacts import CONFIG, LoadedModel, load_config, load_tensors
+from isocline.app.latent_space import FOLDER as AUTOENCODER
 from isocline.datasets.storage import write_bytes, write_json, write_tensors
 from isocline.networks.adapter import ADAPTER, Adapted
+from isocline.tracking.provenance import digest
 
-__all__ = ["FOLDER", "AdapterFile", "load_adapter", "save_adapter", "state_digest", "with_adapter"]
+__all__ = ["FOLDER", "AdapterFile", "adapted_model", "load_adapter", "save_adapter", "state_digest", "with_adapter"]
 
 FOLDER = "adapter"
 """Under every model whose network is adapted."""
@@ -109,6 +111,25 @@ def load_adapter(directory: Path) -> AdapterFile:
     process = load_config(directory / CONFIG).get("process")
     layers = tuple(card["layers"])
     return AdapterFile(card["teacher"], card["base"], card["rank"], card["alpha"], layers, process, tensors)
+
+
+def adapted_model(model: LoadedModel, directory: Path, student: Path) -> LoadedModel:
+    """Put the adapter of a student on a model.
+
+    Args:
+        model: loaded from ``directory``; its network is changed in place.
+        directory: of the model.
+        student: directory of the student.
+
+    Raises:
+        FileNotFoundError: if the student has no adapter.
+        ValueError: if it does not fit the model, or belongs to another latent space.
+    """
+    adapter = load_adapter(student)
+    mine, other = (digest(folder / AUTOENCODER) for folder in (directory, student))
+    if mine != other:
+        raise ValueError(f"{model.name} and {student.name} are models of different latent spaces, or one of none")
+    return with_adapter(model, adapter)
 
 
 def with_adapter(model: LoadedModel, adapter: AdapterFile) -> LoadedModel:

@@ -29,11 +29,12 @@ def sample(
     label: Annotated[int | None, typer.Option("--class", help="class of all images; default: all in turn")] = None,
     guidance: Annotated[str | None, typer.Option(help="see `isocline list guidance`; default: the sampler's")] = None,
     scale: Annotated[float | None, typer.Option(help="strength of --guidance; 1 is none; default: its own")] = None,
+    adapter: Annotated[str | None, typer.Option(help="student whose adapter is put on the model")] = None,
 ) -> None:
     """Sample images into a grid."""
     from isocline.app import generate as generating
 
-    request = generating.ImageRequest(n, sampler, nfe, seed, out, label, guidance, scale)
+    request = generating.ImageRequest(n, sampler, nfe, seed, out, label, guidance, scale, adapter)
     used = generating.sample_images(model, Path(), request)
     print(f"{out}: {n} images, {used} evaluations each")
 

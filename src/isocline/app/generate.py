@@ -51,6 +51,7 @@ class ImageRequest:
     label: int | None = None
     guidance: str | None = None
     scale: float | None = None
+    adapter: str | None = None
 
 
 def resolve_model(name: str, root: Path) -> Path:
@@ -120,15 +121,20 @@ def _sampler_section(model: Path, sampler: str | None, root: Path) -> tuple[dict
     return section, source
 
 
-def _load(name: str, root: Path, sampler: str | None, modality: str) -> LoadedModel:
-    """Load a model with a sampler that suits it; everything that does not fit is refused before anything is drawn."""
+def _load(name: str, root: Path, sampler: str | None, modality: str, adapter: str | None = None) -> LoadedModel:
+    """Load a model with a sampler that suits it; everything that does not fit is refused before anything is drawn.
+
+    With an adapter the sampler is, if none is named, that of the student whose adapter it is.
+    """
     from hydra.errors import InstantiationException
 
+    from isocline.app.adapters import adapted_model
     from isocline.app.artifacts import build, load_model
     from isocline.app.decoding import decoded
 
     directory = resolve_model(name, root)
-    section, source = _sampler_section(directory, sampler, root)
+    lender = directory if adapter is None else resolve_model(adapter, root)
+    section, source = _sampler_section(lender, sampler, root)
     try:
         model = load_model(directory)
     except (InstantiationException, KeyError, TypeError, AttributeError) as error:
@@ -149,6 +155,8 @@ def _load(name: str, root: Path, sampler: str | None, modality: str) -> LoadedMo
     except InstantiationException as error:
         raise ValueError(f"{source} cannot be built ({_reason(error)}); correct it") from error
     _check_sampler(made, model, source, root)
+    if adapter is not None:
+        model = adapted_model(model, directory, lender)
     return replace(model, sampler=decoded(made, directory))
 
 
@@ -212,7 +220,7 @@ def sample_images(name: str, root: Path, request: ImageRequest) -> int:
     from isocline.randomness import generator, sample_noise
 
     _check_target(request.out)
-    model = _load(name, root, request.sampler, "images")
+    model = _load(name, root, request.sampler, "images", request.adapter)
     network = model.config["network"]
     shape = (network["channels"], network["size"], network["size"])
     cond = labels(name, network.get("classes", 0), request)
