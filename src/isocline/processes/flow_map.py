@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,9 +12,28 @@ from isocline.processes.gaussian import GaussianProcess
 from isocline.processes.prediction import DifferencePrediction
 from isocline.shapes import expand_like
 
-__all__ = ["flow_map"]
+__all__ = ["LinearPathPoint", "flow_map", "on_linear_path"]
 
 _DIFFERENCE = DifferencePrediction()
+
+
+class LinearPathPoint(NamedTuple):
+    """What makes a state of a process one of the linear path, y = x/c at π; each of the shape of t, float64.
+
+    Attributes:
+        scale: c = α + σ.
+        position: π = σ/(α + σ).
+    """
+
+    scale: Tensor
+    position: Tensor
+
+
+def on_linear_path(process: GaussianProcess, t: Tensor | float) -> LinearPathPoint:
+    """Return scale and position at t; unlike through `LinearPathVariable`, derivatives in t are finite at both ends."""
+    values = process.schedule(t)
+    scale = values.alpha + values.sigma
+    return LinearPathPoint(scale, values.sigma / scale)
 
 
 def flow_map(denoiser: AbstractDenoiser, t: Tensor | float, s: Tensor | float, x: Tensor, cond: Any = None) -> Tensor:
@@ -44,17 +63,11 @@ def flow_map(denoiser: AbstractDenoiser, t: Tensor | float, s: Tensor | float, x
     # Times from the host follow the state: what a network gets lies beside its weights.
     t, s = (torch.as_tensor(time, dtype=torch.float64, device=x.device) for time in (t, s))
     asked = t.clamp(process.t_min, process.t_max)
-    (scale, position), (scale_asked, _), (scale_end, position_end) = (_coordinates(process, u) for u in (t, asked, s))
+    here, seen, there = (on_linear_path(process, time) for time in (t, asked, s))
 
     def expand(factor: Tensor) -> Tensor:
         return expand_like(factor.to(x.dtype), x)
 
-    slope = denoiser.towards(s).predict(asked, x * expand(scale_asked / scale), cond, _DIFFERENCE)
-    return x * expand(scale_end / scale) + slope * expand(scale_end * (position_end - position))
-
-
-def _coordinates(process: GaussianProcess, t: Tensor) -> tuple[Tensor, Tensor]:
-    """α + σ and σ/(α + σ) at t."""
-    values = process.schedule(t)
-    scale = values.alpha + values.sigma
-    return scale, values.sigma / scale
+    slope = denoiser.towards(s).predict(asked, x * expand(seen.scale / here.scale), cond, _DIFFERENCE)
+    change = there.scale * (there.position - here.position)
+    return x * expand(there.scale / here.scale) + slope * expand(change)
