@@ -63,6 +63,18 @@ def test_a_teacher_without_students_has_no_group() -> None:
     assert [g.teacher for g in group(TEACHER, GOOD, model("vp"))] == ["flow"]
 
 
+def test_a_student_of_a_student_stands_beside_the_first_teacher_and_says_who_taught_it() -> None:
+    again = model("reflow_2", "reflow", frechet={"1": (24.0, 24.0)})
+    found = group(TEACHER, GOOD, again)
+    assert [g.teacher for g in found] == ["flow"]
+    rows = {row.head: (row.note, row.cells[0].text) for row in found[0].tables[0].rows}
+    assert rows == {
+        "reflow": ("", "1.50 ×"), "reflow_2": ("student of reflow", "1.20 ×"), "flow": ("teacher", "20.0 ×"),
+    }  # fmt: skip
+    circle = model("a", "b"), model("b", "a")
+    assert group(*circle) == []
+
+
 def test_the_chart_has_the_teacher_its_best_solver_and_dashed_students_over_the_teachers_level() -> None:
     chart = group(TEACHER, GOOD, LOST, studies={"flow": STUDY})[0].chart
     assert [(name, "dash" in mark) for name, mark in chart.legend] == [

@@ -210,10 +210,8 @@ def model_table(sources: Sources, colours: Mapping[str, int]) -> tables.Table:
     """What each model is: size, process, network, objective, training, sampler; students share their teacher's."""
 
     def named(model: Model, key: str) -> tables.Cell:
-        section = model.settings.get(key) or {}
-        if teacher := sources.model(model.teacher):
-            section = {**(teacher.settings.get(key) or {}), **section}
-        target = section.get("_target_")
+        sections = [other.settings.get(key) or {} for other in (model, *sources.taught_by(model))]
+        target = next((section["_target_"] for section in sections if "_target_" in section), None)
         return tables.Cell(str(target).rsplit(".", 1)[-1]) if target else tables.Cell()
 
     rows = []

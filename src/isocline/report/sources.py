@@ -144,6 +144,14 @@ class Sources:
         """The model of that name, or None."""
         return next((model for model in self.models if model.name == name), None)
 
+    def taught_by(self, model: Model) -> tuple[Model, ...]:
+        """Its teacher, that one's teacher, and so on up to a model that has none."""
+        chain: list[Model] = []
+        while (teacher := self.model(model.teacher)) is not None and teacher not in chain:
+            chain.append(teacher)
+            model = teacher
+        return tuple(chain)
+
 
 class _Reader:
     """Reads files below a root; what cannot be read is noted by its relative path."""

@@ -41,15 +41,15 @@ class Group(NamedTuple):
 
 
 def student_groups(sources: Sources, colours: Mapping[str, int]) -> list[Group]:
-    """Prepare the section: a group for every teacher that has students, in the order of params.yaml.
+    """Prepare the section: a group for every model that has students, and students of those, in order.
 
     Args:
         sources: what was read.
         colours: palette index by model.
     """
     found = []
-    for teacher in sources.models:
-        students = [model for model in sources.models if model.teacher == teacher.name]
+    for teacher in (model for model in sources.models if model.teacher is None):
+        students = [model for model in sources.models if sources.taught_by(model)[-1:] == (teacher,)]
         if not students:
             continue
         reasons = {student.name: _collapsed(student, teacher) for student in students}
@@ -60,6 +60,11 @@ def student_groups(sources: Sources, colours: Mapping[str, int]) -> list[Group]:
         chart = _chart(teacher, students, study, colours)
         found.append(Group(teacher.name, chart, lines, tuple(t for t in made if not t.empty), finding))
     return found
+
+
+def _note(model: Model, teacher: Model) -> str:
+    """What stands under a name: who taught it, where that is not the group's teacher."""
+    return "" if model.teacher == teacher.name else tables.origin(model)
 
 
 def _many(teacher: Model) -> int | None:
@@ -154,8 +159,9 @@ def _quality(teacher: Model, students: Sequence[Model], colours: Mapping[str, in
     rows = []
     for model in (*students, teacher):
         cells = tuple(cell(model.curve("frechet").get(nfe)) for nfe in budgets)
-        note = "teacher" if model is teacher else ""
-        rows.append(tables.Row(model.name, cells, note, colours.get(model.name), reference=model is teacher))
+        rows.append(
+            tables.Row(model.name, cells, _note(model, teacher), colours.get(model.name), reference=model is teacher)
+        )
     marked = tables.mark_best(rows, dict.fromkeys(range(len(budgets)), True))
     note = (
         f"1 × is {teacher.name} at {many} evaluations, {number(base.mean)} {tables.spread(base)}; "
@@ -206,8 +212,8 @@ def _variety(
     rows = []
     for model in (*students, teacher):
         cells = tuple(tables.cell(model.curve(metric).get(nfe)) for metric, _, nfe in kept)
-        flag = "teacher" if model is teacher else "collapsed" if reasons.get(model.name) else ""
-        rows.append(tables.Row(model.name, cells, flag, colours.get(model.name), reference=model is teacher))
+        note = "collapsed" if reasons.get(model.name) else _note(model, teacher)
+        rows.append(tables.Row(model.name, cells, note, colours.get(model.name), reference=model is teacher))
     marked = tables.mark_best(rows, {j: metric in tables.LOWER_IS_BETTER for j, (metric, _, _) in enumerate(kept)})
     note = (
         "Recall: share of real images near some sample. Imbalance: total variation from the shares of real "
@@ -246,7 +252,7 @@ def _cost(teacher: Model, students: Sequence[Model], colours: Mapping[str, int])
         tables.Row(
             model.name,
             tuple(cells[name][i] for name in kept),
-            "teacher" if model is teacher else "",
+            _note(model, teacher),
             colours.get(model.name),
             reference=model is teacher,
         )
