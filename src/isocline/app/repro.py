@@ -14,14 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-import yaml
-
 from isocline.app.declaration import Declaration, declarations, load_params
 from isocline.app.stage_entry import thread_count, thread_environment
 from isocline.tracking.pipeline_run import PipelineRun, StageRecord
 from isocline.tracking.provenance import flatten
 from isocline.tracking.sender import Sender
 from isocline.tracking.stage import PARENT_VARIABLE
+from isocline.tracking.yaml_text import load_yaml
 
 __all__ = ["SERVER_VARIABLE", "read_lock", "run_pipeline", "stage_server"]
 
@@ -86,7 +85,7 @@ def read_lock(declared: Mapping[str, Declaration], root: Path | None = None) -> 
     """The stages of dvc.lock that dvc.yaml still declares."""
     path = (root or Path()) / "dvc.lock"
     try:
-        stages = (yaml.safe_load(path.read_text()) or {}).get("stages", {})
+        stages = (load_yaml(path.read_text()) or {}).get("stages", {})
     except FileNotFoundError:
         return {}
     return {name: _record(entry, declared[name]) for name, entry in stages.items() if name in declared}

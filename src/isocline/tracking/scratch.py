@@ -15,6 +15,7 @@ import yaml
 
 from isocline.tracking.provenance import digest_tags
 from isocline.tracking.spool import write_atomically
+from isocline.tracking.yaml_text import load_yaml
 
 __all__ = ["is_marked", "mark", "remove_scratch", "settle", "unmark"]
 
@@ -74,7 +75,7 @@ def remove_scratch(directory: Path) -> None:
 def _locked(project: Path, stage: str) -> dict[str, str]:
     """A stage's digests in dvc.lock; empty without an entry, or while DVC writes the file."""
     try:
-        entry = yaml.safe_load((project / "dvc.lock").read_text())["stages"][stage]
+        entry = load_yaml((project / "dvc.lock").read_text())["stages"][stage]
         deps, outs = ({row["path"]: str(row["md5"]) for row in entry.get(key) or []} for key in ("deps", "outs"))
     except (FileNotFoundError, yaml.YAMLError, LookupError, TypeError, AttributeError):
         return {}
