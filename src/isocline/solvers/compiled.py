@@ -13,9 +13,9 @@ from isocline.solvers.columns import SplitColumns
 from isocline.solvers.controller import AbstractAdaptiveController
 from isocline.solvers.ledger import RUNNING
 from isocline.solvers.problem import AbstractProblem, ODEProblem, VectorField
-from isocline.solvers.rows import map_tensors, merge_rows
+from isocline.solvers.rows import map_tensors
 from isocline.solvers.stepper import AbstractStepper
-from isocline.solvers.trial import Block, Clocks, Trial, raised, stuck, try_step
+from isocline.solvers.trial import Block, Clocks, Trial, merged, stuck, try_step
 
 __all__ = ["BLOCK", "CompiledStep"]
 
@@ -137,15 +137,7 @@ def _whole_step(
         result = trial.result
         if not wants_dense:
             result = dataclasses.replace(result, dense=None)
-        accept = trial.accept & now.alive
-        t, y, carry, memory = merge_rows(
-            accept, (trial.target, result.y1, result.carry, trial.memory), (now.t, now.y, now.carry, now.memory)
-        )
-        ends = accept & (trial.target == now.t1)
-        size = raised(trial.size, accept, now, controller.dt_min)
-        moved = Clocks(t, now.t1, size, y, carry, memory, now.alive & ~ends)
-        counts = torch.stack([accept.sum(), ends.sum()])
-        return trial._replace(result=result, accept=accept, moved=moved, counts=counts)
+        return merged(trial._replace(result=result), now, controller.dt_min)
 
     return step
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import functools
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -45,6 +46,7 @@ class AbstractRungeKutta(AbstractStepper):
     """
 
     tableau: ClassVar[Tableau]
+    _kept: list[_Slopes] | None = None
 
     def __init_subclass__(cls) -> None:
         """Derive the counts from the tableau."""
@@ -61,6 +63,12 @@ class AbstractRungeKutta(AbstractStepper):
     def initial_slope(self, carry: Tensor | None) -> Tensor | None:
         """The carry."""
         return carry
+
+    def for_one_solve(self) -> Self:
+        """A copy that keeps the matrix of slopes and its views."""
+        own = copy.copy(self)
+        own._kept = []
+        return own
 
     def step(self, problem: AbstractProblem, t0: Tensor, t1: Tensor, y0: Tensor, carry: Tensor | None) -> StepResult:
         """Advance by one step; see the base class."""
@@ -90,34 +98,40 @@ class AbstractRungeKutta(AbstractStepper):
     def _step_in_place(
         self, problem: AbstractProblem, t0: Tensor, t1: Tensor, y0: Tensor, carry: Tensor | None
     ) -> StepResult:
-        table, dt, size = self.tableau, t1 - t0, y0.numel()
-        weights = _weights(table, y0.dtype, y0.device)
+        table, dt, slopes = self.tableau, t1 - t0, self._slopes(y0)
+        weights, scaled, columns = slopes
         nodes = weights.nodes if dt.ndim == 0 else weights.node_column
         inner = iter(torch.addcmul(t0, nodes, dt).unbind(0))
         h = _lengths(dt, y0)
-        matrix = y0.new_empty((len(table.b), *y0.shape))
-        scaled = matrix.unbind(0)
         start, shape, multiply, addmv = y0.view(-1), y0.shape, torch.mul, torch.addmv
         point, slope = y0, problem.evaluate(t0, y0) if carry is None else carry
         multiply(slope, h, out=scaled[0])
         for index, row in enumerate(weights.a, 1):
             only = weights.single[index - 1]
             if only is None:
-                point = addmv(start, matrix.as_strided((size, index), (1, size)), row).view(shape)
+                point = addmv(start, columns[index - 1], row).view(shape)
             else:
                 point = torch.add(y0, scaled[only[0]], alpha=only[1])
             slope = problem.evaluate(t1 if table.c[index] == 1 else next(inner), point)
             multiply(slope, h, out=scaled[index])
-        columns = matrix.as_strided((size, len(scaled)), (1, size))
         same = table.first_same_as_last
-        y1 = point if same else addmv(start, columns, weights.b).view(shape)
+        y1 = point if same else addmv(start, columns[-1], weights.b).view(shape)
         error = None
         if weights.error is not None:
-            error = torch.mv(columns, weights.error).view(shape)
+            error = torch.mv(columns[-1], weights.error).view(shape)
             if weights.second_error is not None:
-                error = _combine(error, torch.mv(columns, weights.second_error).view(shape))
+                error = _combine(error, torch.mv(columns[-1], weights.second_error).view(shape))
         dense = self._dense(problem, t0, t1, y0, y1, scaled, h, is_scaled=True)
         return StepResult(y1, error, slope if same else None, self.nfe_per_step, dense)
+
+    def _slopes(self, y0: Tensor) -> _Slopes:
+        kept = self._kept
+        if kept and kept[0].fits(y0):
+            return kept[0]
+        made = _Slopes.make(self.tableau, y0)
+        if kept is not None:
+            kept[:] = [made]
+        return made
 
     def _dense(
         self,
@@ -220,6 +234,33 @@ class _Weights(NamedTuple):
     second_error: Tensor | None
     nodes: Tensor
     node_column: Tensor
+
+
+class _Slopes(NamedTuple):
+    """Room for the scaled slopes ``h k_i`` of a step, with the weights of their sums.
+
+    Attributes:
+        weights: of the tableau.
+        scaled: the slopes, each of the state's shape: rows of one matrix.
+        columns: the first 1, 2, … of them as columns of a matrix.
+    """
+
+    weights: _Weights
+    scaled: tuple[Tensor, ...]
+    columns: tuple[Tensor, ...]
+
+    @classmethod
+    def make(cls, table: Tableau, y0: Tensor) -> _Slopes:
+        """Room for states like ``y0``."""
+        stages, size = len(table.b), y0.numel()
+        matrix = y0.new_empty((stages, *y0.shape))
+        columns = tuple(matrix.as_strided((size, count), (1, size)) for count in range(1, stages + 1))
+        return cls(_weights(table, y0.dtype, y0.device), matrix.unbind(0), columns)
+
+    def fits(self, y0: Tensor) -> bool:
+        """Whether states like ``y0`` go in."""
+        first = self.scaled[0]
+        return first.shape == y0.shape and first.dtype == y0.dtype and first.device == y0.device
 
 
 @functools.lru_cache(maxsize=256)

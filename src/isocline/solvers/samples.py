@@ -15,7 +15,7 @@ from isocline.solvers.saving import SampleRecorder
 from isocline.solvers.solution import SaveAt, Solution, Statistics, Status
 from isocline.solvers.stepper import AbstractStepper, StepResult
 from isocline.solvers.tape import AbstractTape, Saved, StepRecord
-from isocline.solvers.trial import Clocks, Trial, raised, stuck, try_step
+from isocline.solvers.trial import Clocks, Trial, merged, raised, stuck, try_step
 
 __all__ = ["integrate_samples"]
 
@@ -38,17 +38,19 @@ class _Loop:
         event: Event | None,
         compiled: CompiledStep | None,
     ) -> None:
+        if tape is None and compiled is None:
+            stepper = stepper.for_one_solve()
         self.problem, self.stepper, self.controller = problem, stepper, controller
         self.tape, self.event, self.compiled = tape, event, compiled
         y0 = problem.start
         t0, t1 = _per_sample(problem.t0, y0), _per_sample(problem.t1, y0)
         self.recorder = SampleRecorder(saveat, t0, t1, y0)
         self.saves_times = saveat.ts is not None
-        self.listens = self.saves_times or tape is not None or event is not None
         zero = torch.zeros(len(y0), dtype=torch.int64, device=y0.device)
         self.totals = Statistics(*(zero.clone() for _ in range(5)))
         self.status, self.stopped = zero.clone(), t0.clone()
         self.stops, self.jumps = _stops(controller, y0.device)
+        self.listens = self.saves_times or tape is not None or event is not None or self.jumps is not None
         self.attempt, self.block = None, None
         if compiled is not None and (self.listens or self.stops is not None or torch.is_grad_enabled()):
             self.attempt = compiled.attempt(problem, stepper, controller, wants_dense=self.listens)
@@ -80,13 +82,12 @@ class _Loop:
         self.living = int(alive.sum())
         self.rounds = 0
         self.history = RoundHistory()
-        self.is_clean = bool(healthy.all())
+        self.begins_well = bool(healthy.all())
 
     def run(self) -> None:
         """Step until every sample is done."""
-        failed = not self.is_clean
         self._compact()
-        if self.living and failed and torch.is_grad_enabled():
+        if self.living and not self.begins_well and torch.is_grad_enabled():
             # Evaluate the first slope again without samples where it was not finite: they would spoil every gradient.
             carry = self.stepper.init(self.problem, self.now.t, self.now.y)
             self.now = self.now._replace(carry=carry)
@@ -141,27 +142,29 @@ class _Loop:
         self.now = after.moved
 
     def _moves_on(self, trial: Trial) -> bool:
-        """Take the step if that is all there is to do; asks the device one question."""
+        """Take the step where nobody asks what it leaves behind; end states are stored when samples leave the batch."""
         now, result = self.now, trial.result
-        if trial.moved is not None:
-            assert trial.counts is not None
-            taken, finished = trial.counts.tolist()
-            checks = self.rounds % _PATIENCE == 0 or result.y1.requires_grad
-            if checks and taken < self.living:
-                return False
-            self.count.accepted.add_(trial.accept)
-            if finished:
-                ends = torch.gt(now.alive, trial.moved.alive)
-                self.count.tried = torch.where(ends, self.rounds, self.count.tried)
-                self.living -= finished
-            self.now = trial.moved
-            return True
-        # Does every sample that runs take the step, and none of them end? A sample that is done takes a step of length
-        # zero, which leaves a sound state as it is.
-        if not self.is_clean or not torch.equal(torch.gt(trial.accept, trial.last), now.alive):
+        if trial.moved is None:
+            # Does every sample take the step, and none of them end?
+            everyone = self.living == len(now.t) and torch.equal(torch.gt(trial.accept, trial.last), now.alive)
+            if everyone:
+                self.history.accepted[-1] += 1
+                self.now = Clocks(trial.target, now.t1, trial.size, result.y1, result.carry, trial.memory, now.alive)
+            if everyone or result.y1.requires_grad:
+                return everyone
+            trial = merged(trial, now, self.controller.dt_min)
+        elif result.y1.requires_grad and not torch.equal(trial.accept, now.alive):
             return False
-        self.history.accepted[-1] += 1
-        self.now = Clocks(trial.target, now.t1, trial.size, result.y1, result.carry, trial.memory, now.alive)
+        assert trial.moved is not None
+        self.count.accepted.add_(trial.accept)
+        living = int(trial.moved.alive.sum())
+        if living < self.living:
+            ends = torch.gt(now.alive, trial.moved.alive)
+            self.count.tried = torch.where(ends, self.rounds, self.count.tried)
+            self.living = living
+        self.now = trial.moved
+        if self.rounds % _PATIENCE == 0:
+            self._give_up(trial, trial.accept, None, now)
         return True
 
     def _settle(self, trial: Trial, accept: Tensor) -> None:
@@ -282,7 +285,6 @@ class _Loop:
         ends, reason = stuck(trial, accept, before, self.now.alive, self.controller.dt_min)
         number = int((ends if retry is None else ends.logical_and_(~retry)).sum())
         if number:
-            self.is_clean = False
             self._end(ends, reason, number)
 
     def _next_stop(self) -> Tensor:
@@ -325,9 +327,8 @@ class _Loop:
         totals.nfe[rows], totals.accepted[rows], totals.rejected[rows] = nfe, accepted, tried - accepted
         totals.jacobians[rows], totals.factorizations[rows] = jacobians, factorizations
         code = count.code[done]
-        if self.compiled is not None:
-            # Compiled steps leave it to us to see who has arrived since we looked last.
-            new = code == RUNNING
+        new = code == RUNNING
+        if bool(new.any()):
             self.recorder.store(rows[new], now.y[done][new])
             code = count.code[done] = torch.where(new, int(Status.SUCCESS), code)
         if count.at_event is not None:
@@ -338,7 +339,6 @@ class _Loop:
         keep = now.alive
         if self.living < fewest:
             keep = keep.index_fill(0, done[: fewest - self.living], True)
-        self.is_clean = self.is_clean or self.compiled is None
         places = torch.nonzero(keep).flatten()
         self.problem = self.problem.at_rows(places)
         self.now = select_rows(now, places)

@@ -39,6 +39,8 @@ def integrate_shared(
         event: ends the solve; for a batch of one.
         watch: check every step of a grid for states that are not finite, not only the last.
     """
+    if tape is None:
+        stepper = stepper.for_one_solve()
     y = problem.start
     recorder = SharedRecorder(saveat, pace.t0, pace.t1, y, listens=tape is not None)
     tally = _Tally(y)

@@ -93,6 +93,13 @@ class AbstractStepper(ABC):
         """
         return self
 
+    def for_one_solve(self) -> Self:
+        """The same method for one solve that is done with a step's dense output when it takes the next step.
+
+        It may keep buffers from step to step, which it must not where dense output is kept.
+        """
+        return self
+
     @abstractmethod
     def step(self, problem: AbstractProblem, t0: Tensor, t1: Tensor, y0: Tensor, carry: Any) -> StepResult:
         """Advance every sample from ``t0`` to ``t1``.

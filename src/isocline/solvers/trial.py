@@ -9,10 +9,11 @@ from torch import Tensor
 
 from isocline.solvers.controller import AbstractAdaptiveController
 from isocline.solvers.problem import AbstractProblem
+from isocline.solvers.rows import merge_rows
 from isocline.solvers.solution import Status
 from isocline.solvers.stepper import AbstractStepper, StepResult
 
-__all__ = ["Block", "Clocks", "Trial", "raised", "stuck", "try_step"]
+__all__ = ["Block", "Clocks", "Trial", "merged", "raised", "stuck", "try_step"]
 
 _ULP = 4 * torch.finfo(torch.float64).eps
 _TINY = 1e-300
@@ -52,8 +53,7 @@ class Trial(NamedTuple):
         memory: of the controller, where it is taken.
         log_norm: logarithm of the error's norm up to a constant; not finite where the step was not, or was not valid.
         last: where the step leads to its stop, and where a sample is done.
-        moved: the clocks after it, if they were merged already.
-        counts: then, how many samples take the step, and how many of them reach the end of their span; shape (2,).
+        moved: the clocks after it, if they were merged already; then, ``accept`` is False where a sample is done.
     """
 
     target: Tensor
@@ -65,7 +65,6 @@ class Trial(NamedTuple):
     log_norm: Tensor
     last: Tensor
     moved: Clocks | None = None
-    counts: Tensor | None = None
 
     @property
     def finite(self) -> Tensor:
@@ -119,6 +118,18 @@ def try_step(
         if controller.dt_max < torch.inf:
             size = size.clamp_(-controller.dt_max, controller.dt_max)
     return Trial(target, tried, size, result, accept, memory, log_norm, last)
+
+
+def merged(trial: Trial, now: Clocks, dt_min: float) -> Trial:
+    """The trial, with the clocks after it: moved where it is accepted, ended where a span ends."""
+    result, accept = trial.result, trial.accept & now.alive
+    t, y, carry, memory = merge_rows(
+        accept, (trial.target, result.y1, result.carry, trial.memory), (now.t, now.y, now.carry, now.memory)
+    )
+    ends = accept & (trial.target == now.t1)
+    size = raised(trial.size, accept, now, dt_min)
+    moved = Clocks(t, now.t1, size, y, carry, memory, torch.gt(now.alive, ends))
+    return trial._replace(accept=accept, moved=moved)
 
 
 def smallest_step(t: Tensor, dt_min: float) -> Tensor:
