@@ -1,5 +1,7 @@
 """Compiled steps: the same results and statistics as plain ones, compiled once whatever the batch size."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -162,3 +164,17 @@ def test_grids_and_joint_control_are_refused():
     for control in (ConstantSteps(3), PIDController(joint=True)):
         with pytest.raises(ValueError, match="steps for each sample"):
             solve(problem(2), Tsit5(), control, compiled=CompiledStep())
+
+
+def test_a_compiled_solve_takes_the_slope_beyond_a_jump(count):
+    def field(t, y, cond):
+        return torch.where(t < 0.5, 1.0, -2.0)[:, None].expand_as(y) * y
+
+    equation = ODEProblem(field, torch.ones(3, 1, dtype=F64), 0.0, 1.0)
+    control = PIDController(1e-8, 1e-8, jump_ts=[0.5])
+    with torch.no_grad():
+        plain = solve(equation, Tsit5(), control)
+        compiled = solve(equation, Tsit5(), control, compiled=CompiledStep(count))
+    assert torch.equal(plain.stats.nfe, compiled.stats.nfe)
+    assert torch.equal(plain.stats.rejected, compiled.stats.rejected)
+    torch.testing.assert_close(compiled.final, torch.full((3, 1), math.exp(-0.5), dtype=F64), rtol=1e-6, atol=0)

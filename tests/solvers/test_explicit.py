@@ -232,3 +232,32 @@ def test_gradients_pass_through_the_steps():
         by_rate, by_start = torch.autograd.grad(final.sum(), (rate, y0))
         torch.testing.assert_close(by_rate, -2 * torch.exp(-2 * rate) * y0.sum(), rtol=1e-6, atol=0.0)
         torch.testing.assert_close(by_start, torch.exp(-2 * rate).expand(2, 1), rtol=1e-6, atol=0.0)
+
+
+@torch.no_grad()
+def test_dense_output_outlives_the_next_step_unless_buffers_are_kept():
+    equation = ODEProblem(lambda t, y, cond: -y, torch.ones(2, 1, dtype=torch.float64), 0.0, 1.0)
+    t = torch.tensor([0.0, 0.1, 0.2], dtype=torch.float64)
+    half = torch.tensor(0.5, dtype=torch.float64)
+    for stepper, lasts in ((Tsit5(), True), (Tsit5().for_one_solve(), False)):
+        first = stepper.step(equation, t[0], t[1], equation.y0, stepper.init(equation, t[0], equation.y0))
+        middle = first.dense.evaluate(half)
+        second = stepper.step(equation, t[1], t[2], first.y1, first.carry)
+        assert torch.equal(first.dense.evaluate(half), middle) == lasts
+        torch.testing.assert_close(second.dense.evaluate(half), torch.full_like(middle, math.exp(-0.15)))
+    assert Tsit5()._kept is None
+
+
+@torch.no_grad()
+def test_a_sample_that_is_done_stays_as_it_is_where_the_field_ends_behind_it():
+    ends = torch.tensor([0.5] + [1.0] * 9, dtype=torch.float64)
+    longest = ends.max()
+
+    def field(t, y, cond):
+        # The midpoint rule does not look at the end of a step, where this is not a number for the first sample.
+        return torch.where(t >= cond, torch.nan, -1.0)[:, None] * y
+
+    cond = torch.where(ends < longest, ends, 2.0)
+    equation = ODEProblem(field, torch.ones(10, 1, dtype=torch.float64), 0.0, ends, cond, is_separable=False)
+    final = solve(equation, Midpoint(), PIDController(1e-4, 1e-4)).final
+    torch.testing.assert_close(final[:, 0], torch.exp(-ends), rtol=1e-2, atol=0)
