@@ -19,6 +19,7 @@ __all__ = [
     "StratifiedTimes",
     "Times",
     "UniformTimes",
+    "lattice",
 ]
 
 
@@ -33,12 +34,36 @@ class AbstractTimes(ABC):
 Times = AbstractTimes
 
 
+def lattice(n: int, generator: torch.Generator) -> Tensor:
+    """Draw n points (u + i/n) mod 1 with one shared u: each uniform on [0, 1), together one in every stratum.
+
+    Source: *Variational Diffusion Models*, Kingma et al., 2021, App. I.1.
+    """
+    steps = torch.arange(n, dtype=torch.float64, device=generator.device) / n
+    return (steps + _uniform(1, generator)).remainder(1.0)
+
+
 def _uniform(n: int, generator: torch.Generator) -> Tensor:
     return torch.rand(n, generator=generator, dtype=torch.float64, device=generator.device)
 
 
 def _normal(n: int, generator: torch.Generator) -> Tensor:
     return torch.randn(n, generator=generator, dtype=torch.float64, device=generator.device)
+
+
+def _shares(n: int, unit: AbstractTimes, process: GaussianProcess, generator: torch.Generator) -> Tensor:
+    """Draws of a law that is uniform on [t_min, t_max], as shares of that range."""
+    return (unit(n, process, generator) - process.t_min) / (process.t_max - process.t_min)
+
+
+def _standard_normals(
+    n: int, unit: AbstractTimes | None, process: GaussianProcess, generator: torch.Generator
+) -> Tensor:
+    """N(0, 1) by the inverse of its distribution function at shares, or independent draws without ``unit``."""
+    if unit is None:
+        return _normal(n, generator)
+    tiny = 2.0**-53
+    return torch.special.ndtri(_shares(n, unit, process, generator).clamp(tiny, 1 - tiny))
 
 
 def _into_range(unit: Tensor, process: GaussianProcess) -> Tensor:
@@ -63,8 +88,7 @@ class StratifiedTimes(AbstractTimes):
 
     def __call__(self, n: int, process: GaussianProcess, generator: torch.Generator) -> Tensor:
         """Draw n times."""
-        lattice = torch.arange(n, dtype=torch.float64, device=generator.device) / n
-        return _into_range((lattice + _uniform(1, generator)).remainder(1.0), process)
+        return _into_range(lattice(n, generator), process)
 
 
 class AntitheticTimes(AbstractTimes):
@@ -108,7 +132,7 @@ class LogRatioTimes(AbstractTimes):
                 f"t_min={process.t_min}, t_max={process.t_max}: λ is {first} and {last} there; LogRatioTimes needs "
                 "finite ends, set t_min=0.001 or t_max=0.999"
             )
-        share = (self.unit(n, process, generator) - process.t_min) / (process.t_max - process.t_min)
+        share = _shares(n, self.unit, process, generator)
         times = process.schedule.inverse_log_ratio(first + share * (last - first))
         return times.clamp(process.t_min, process.t_max)
 
@@ -121,19 +145,22 @@ class LogitNormalTimes(AbstractTimes):
     Args:
         mean: of the logit; above 0 favours noise.
         sd: of the logit.
+        unit: uniform draws whose quantiles are taken: `StratifiedTimes` or `AntitheticTimes` give a loss of less
+            variance; independent normal draws by default.
 
     Raises:
         ValueError: if sd is not above 0.
     """
 
-    def __init__(self, mean: float = 0.0, sd: float = 1.0) -> None:
+    def __init__(self, mean: float = 0.0, sd: float = 1.0, unit: AbstractTimes | None = None) -> None:
         if not sd > 0:
             raise ValueError(f"sd={sd} must be above 0")
-        self.mean, self.sd = mean, sd
+        self.mean, self.sd, self.unit = mean, sd, unit
 
     def __call__(self, n: int, process: GaussianProcess, generator: torch.Generator) -> Tensor:
         """Draw n times."""
-        return _into_range(torch.sigmoid(self.mean + self.sd * _normal(n, generator)), process)
+        normals = _standard_normals(n, self.unit, process, generator)
+        return _into_range(torch.sigmoid(self.mean + self.sd * normals), process)
 
 
 class LogNormalNoiseTimes(AbstractTimes):
@@ -144,17 +171,19 @@ class LogNormalNoiseTimes(AbstractTimes):
     Args:
         mean: of ln(σ/α).
         sd: of ln(σ/α).
+        unit: as for `LogitNormalTimes`.
 
     Raises:
         ValueError: if sd is not above 0.
     """
 
-    def __init__(self, mean: float = -1.2, sd: float = 1.2) -> None:
+    def __init__(self, mean: float = -1.2, sd: float = 1.2, unit: AbstractTimes | None = None) -> None:
         if not (sd > 0 and math.isfinite(mean)):
             raise ValueError(f"sd={sd} must be above 0 and mean={mean} finite")
-        self.mean, self.sd = mean, sd
+        self.mean, self.sd, self.unit = mean, sd, unit
 
     def __call__(self, n: int, process: GaussianProcess, generator: torch.Generator) -> Tensor:
         """Draw n times."""
-        t = process.schedule.inverse_log_ratio(-(self.mean + self.sd * _normal(n, generator)))
+        normals = _standard_normals(n, self.unit, process, generator)
+        t = process.schedule.inverse_log_ratio(-(self.mean + self.sd * normals))
         return t.clamp(process.t_min, process.t_max)
