@@ -1,4 +1,4 @@
-"""Couplings: which noise belongs to which data in a minibatch."""
+"""Couplings: which noise, or which of other data, belongs to which data in a minibatch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-__all__ = ["AbstractCoupling", "Coupling", "IndependentCoupling", "MinibatchOTCoupling", "PairedCoupling"]
+__all__ = [
+    "AbstractCoupling",
+    "Coupling",
+    "DataCoupling",
+    "IndependentCoupling",
+    "MinibatchOTCoupling",
+    "PairedCoupling",
+]
 
 
 class AbstractCoupling(ABC):
@@ -57,19 +64,46 @@ class PairedCoupling(AbstractCoupling):
         return x0, x1
 
 
+class DataCoupling(AbstractCoupling):
+    """Rows of a second data set, drawn with replacement and independently of the first: both ends of a path are data.
+
+    Args:
+        data: the second data set, ``(N, *event)``.
+
+    Raises:
+        ValueError: if it is empty.
+    """
+
+    def __init__(self, data: Tensor) -> None:
+        if len(data) == 0:
+            raise ValueError("data is empty; a second data set needs a row at least")
+        self.data = data
+
+    def __call__(self, x0: Tensor, x1: Tensor | None, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw x1 from the second data set."""
+        rows = torch.randint(len(self.data), (len(x0),), generator=generator, device=generator.device)
+        return x0, self.data[rows.to(self.data.device)].to(x0)
+
+
 class MinibatchOTCoupling(AbstractCoupling):
-    """The permutation of fresh noise with the least Σ‖x0_i − x1_π(i)‖².
+    """The permutation of fresh noise, or of another coupling's x1, with the least Σ‖x0_i − x1_π(i)‖².
 
     An exact assignment on the CPU, without replacement: no noise is dropped or repeated. O(B³), about a millisecond
     at B = 64.
 
     Source: *Improving and Generalizing Flow-Based Generative Models with Minibatch Optimal Transport*, Tong et al.,
     2024; *Multisample Flow Matching*, Pooladian et al., 2023.
+
+    Args:
+        source: draws what is permuted; fresh noise by default.
     """
 
+    def __init__(self, source: AbstractCoupling | None = None) -> None:
+        self.source = IndependentCoupling() if source is None else source
+
     def __call__(self, x0: Tensor, x1: Tensor | None, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw x1 ~ N(0, I) and permute it to the data."""
-        noise = _fresh(x0, generator)
+        """Draw x1 and permute it to the data."""
+        x0, noise = self.source(x0, x1, generator)
         # ‖x0‖² and ‖x1‖² do not depend on the permutation: the inner product decides.
         with torch.autocast(x0.device.type, enabled=False):  # in half precision the assignment would be rounded too
             gain = (x0.detach().flatten(1).double() @ noise.flatten(1).double().T).cpu().numpy()
