@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from isocline.networks.embedding import TimeEmbedding
 from isocline.networks.preconditioning import preconditioned
 from isocline.networks.transformer import PatchTransformer
 from isocline.networks.unet import UNet
@@ -75,3 +76,29 @@ def test_forward_mode_gives_the_derivative_along_the_flow(kind) -> None:
     with torch.no_grad():
         wanted = (field(t + step, x + step * direction) - field(t - step, x - step * direction)) / (2 * step)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+
+
+def test_a_blurred_embedding_sees_its_features_averaged_over_neighbouring_times() -> None:
+    plain, blurred = TimeEmbedding(8), TimeEmbedding(8, blur=0.02)
+    plain.mlp, blurred.mlp = nn.Identity(), nn.Identity()
+    t = torch.tensor([0.3, 0.8])
+    nodes = torch.linspace(-6, 6, 4001)
+    density = torch.exp(-0.5 * nodes.square())
+    average = torch.stack([(density[:, None] * plain(u + 0.02 * nodes)).sum(0) / density.sum() for u in t])
+    torch.testing.assert_close(blurred(t), average, rtol=0, atol=2e-4)
+    assert torch.equal(TimeEmbedding(8).damping, torch.ones(32))
+    with pytest.raises(ValueError, match="blur = -1"):
+        TimeEmbedding(8, blur=-1)
+
+
+@pytest.mark.parametrize("kind", SIZES)
+def test_blur_takes_the_ripple_out_of_derivatives_in_time(kind) -> None:
+    plain, blurred = kind(**SIZES[kind]), kind(**SIZES[kind], time_blur=0.02)
+    shaken(plain)
+    blurred.load_state_dict(plain.state_dict())
+    with torch.no_grad(), nn.attention.sdpa_kernel(nn.attention.SDPBackend.MATH):
+        rates = [
+            torch.func.jvp(lambda t, network=network: network(t, image()), (T,), (torch.ones(2),))[1].square().mean()
+            for network in (plain, blurred)
+        ]
+    assert rates[1] < rates[0] / 10

@@ -180,6 +180,7 @@ class PatchTransformer(nn.Module):
         classes: number of class labels, 0 for an unconditional network. With labels, one more embedding stands
             for "no label" (negative ones, or ``cond=None``), which classifier-free guidance uses.
         end_time: take a second time s ≤ t, the end of a flow map; see `isocline.processes.flow_map`.
+        time_blur: smooth in time, for objectives that differentiate in it; see `isocline.networks.embedding`.
 
     Raises:
         ValueError: if ``patch`` does not divide ``size`` (and what `Transformer` raises).
@@ -195,6 +196,7 @@ class PatchTransformer(nn.Module):
         heads: int,
         classes: int = 0,
         end_time: bool = False,
+        time_blur: float = 0.0,
     ) -> None:
         super().__init__()
         if patch < 1 or size % patch:
@@ -202,7 +204,7 @@ class PatchTransformer(nn.Module):
         self.patch = patch
         self.embed = nn.Conv2d(channels, width, patch, stride=patch)
         self.takes_end = end_time
-        self.condition = ConditionEmbedding(width, classes, end_time)
+        self.condition = ConditionEmbedding(width, classes, end_time, time_blur)
         self.trunk = Transformer((size // patch) ** 2, width, depth, heads)
         self.head = nn.Linear(width, channels * patch * patch)
         nn.init.zeros_(self.head.weight)

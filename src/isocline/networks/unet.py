@@ -56,6 +56,7 @@ class UNet(nn.Module):
         multipliers: channel multiplier of each level.
         classes: number of class labels, 0 for none.
         end_time: take a second time s ≤ t, the end of a flow map; see `isocline.processes.flow_map`.
+        time_blur: smooth in time, for objectives that differentiate in it; see `isocline.networks.embedding`.
 
     Raises:
         ValueError: if the size cannot be halved often enough, or ``width`` is not a multiple of 8.
@@ -69,6 +70,7 @@ class UNet(nn.Module):
         multipliers: tuple[int, ...] = (1, 2, 2),
         classes: int = 0,
         end_time: bool = False,
+        time_blur: float = 0.0,
     ) -> None:
         super().__init__()
         levels = len(multipliers)
@@ -78,7 +80,7 @@ class UNet(nn.Module):
             raise ValueError(f"width = {width}: must be a positive multiple of 8")
         condition = 4 * width
         self.takes_end = end_time
-        self.condition = ConditionEmbedding(condition, classes, end_time)
+        self.condition = ConditionEmbedding(condition, classes, end_time, time_blur)
         self.first = nn.Conv2d(channels, width, 3, padding=1)
         widths = [width * m for m in multipliers]
         self.down = nn.ModuleList()
