@@ -18,6 +18,7 @@ LIKELIHOOD = "isocline.objectives.maximum_likelihood."
 def config():
     """What concerns densities in the composition of the defaults and one more option."""
     more = ["+density@densities.spline_moons=spline", "densities.spline_moons.data=moons"]
+    more += ["+density@densities.taynode_moons=taynode", "densities.taynode_moons.data=moons"]
     whole = compose(
         [*more, "trace@densities.cnf_digits.objective.flow.trace=hutch_plus_plus"], ROOT, validate=False
     ).config
@@ -54,6 +55,12 @@ def found(config, key: str, value=None) -> dict[str, str]:
          "densities.cnf_moons.objective", "=continuous_likelihood"),
         ("densities.cnf_moons.objective", {"_target_": "isocline.objectives.masked.MaskedDiffusion"},
          "densities.cnf_moons.objective", "no likelihood"),
+        ("densities.taynode_moons.objective.objective", {"_target_": "isocline.objectives.masked.MaskedDiffusion"},
+         "densities.taynode_moons.objective", "no likelihood"),
+        ("densities.taynode_moons.objective.order", 0, "densities.taynode_moons.objective", "order"),
+        ("densities.spline_moons.objective", {"_target_": "isocline.objectives.speed_penalty.SpeedPenalty",
+         "weight": 1.0, "objective": {"_target_": f"{LIKELIHOOD}MaximumLikelihood"}},
+         "densities.spline_moons.objective", "SplineFlow has none"),
         ("data.points.moons.splits.test", None, "data.points.moons.splits.test", "missing"),
         ("densities.residual_moons.network.bound", 1.5, "densities.residual_moons.network", "bound"),
         ("densities.rnode_moons.objective.kinetic", -1.0, "densities.rnode_moons.objective", "kinetic"),
@@ -66,7 +73,7 @@ def test_what_cannot_be_run_is_refused_by_its_key(config, key: str, value, where
 
 
 def test_the_defaults_and_an_added_density_are_fine(config) -> None:
-    for name in ("cnf_moons", "cnf_digits", "spline_moons", "residual_digits"):
+    for name in ("cnf_moons", "cnf_digits", "spline_moons", "taynode_moons", "residual_digits"):
         lr = config["densities"][name]["optimizer"]["lr"]
         assert found(config, f"densities.{name}.optimizer.lr", lr) == {}
 
@@ -79,5 +86,5 @@ def test_a_density_may_not_have_a_models_name(config) -> None:
 def test_every_density_has_its_dimension_from_its_data(config) -> None:
     points = config["data"]["points"]
     dims = {name: (d["network"]["dim"], points[d["data"]]["dim"]) for name, d in config["densities"].items()}
-    assert len(dims) == 13
+    assert len(dims) == 14
     assert all(mine == wanted for mine, wanted in dims.values())

@@ -19,6 +19,9 @@ SMALL = [
     "data.points.moons.splits.test=200",
     "densities.cnf_moons.trainer.steps=3",
     "densities.coupling_moons.trainer.steps=3",
+    "+density@densities.taynode_moons=taynode",
+    "densities.taynode_moons.data=moons",
+    "densities.taynode_moons.trainer.steps=3",
 ]
 
 pytestmark = pytest.mark.slow
@@ -60,7 +63,7 @@ def test_points_are_prepared_densities_trained_and_evaluated(tmp_path: Path, mon
     assert load_file("data/points/digits/train.safetensors")["points"].shape == (1297, 8)
 
     documents = {}
-    for name in ("cnf_moons", "coupling_moons"):
+    for name in ("cnf_moons", "coupling_moons", "taynode_moons"):
         folder = Run(tmp_path / name)
         stage("train_density")(folder, params, name)
         stage("evaluate_density")(folder, params, name)
@@ -70,6 +73,7 @@ def test_points_are_prepared_densities_trained_and_evaluated(tmp_path: Path, mon
         assert json.loads(Path(f"metrics/train-{name}.json").read_text())["steps"] == 3
     assert list(documents["cnf_moons"]["nats_over_nfe"]) == ["4", "16"]
     assert list(documents["coupling_moons"]["nats_over_nfe"]) == ["1"]
+    assert list(documents["taynode_moons"]["nats_over_nfe"]) == ["4", "16"]
     keys = {key for key, _ in flatten(documents["cnf_moons"], "m")}
     assert {"m.nats", "m.nats_over_nfe.16", "m.energy_distance", "m.nfe.rtol_1e-05", "m.trace_sd.hutchinson_1"} <= keys
     header, *rows = Path("plots/nfe-cnf_moons.csv").read_text().splitlines()

@@ -47,6 +47,7 @@ def _density(
 ) -> Iterator[Finding]:
     from isocline.networks.normalizing_flow import AbstractNormalizingFlow
     from isocline.objectives.maximum_likelihood import ContinuousMaximumLikelihood, MaximumLikelihood
+    from isocline.objectives.speed_penalty import SpeedPenalty
 
     data, network = section.get("data"), _section(section, "network")
     if isinstance(data, str) and data != "???" and data not in points:
@@ -55,7 +56,14 @@ def _density(
     if isinstance(wanted, int) and isinstance(network.get("dim"), int) and network["dim"] != wanted:
         cure = f"{network['dim']}, but data.points.{data}.dim is {wanted}; make them equal"
         yield Finding(f"{key}.network.dim", cure)
-    kind, objective = _class(network, locate), _class(_section(section, "objective"), locate)
+    kind, chosen = _class(network, locate), _section(section, "objective")
+    objective = _class(chosen, locate)
+    if objective is SpeedPenalty:
+        if kind is not None and issubclass(kind, AbstractNormalizingFlow):
+            cure = f"SpeedPenalty needs paths, and {kind.__name__} has none; set objective@{key}.objective=likelihood"
+            yield Finding(f"{key}.objective", cure)
+            return
+        objective = _class(_section(chosen, "objective"), locate)
     if kind is None or objective is None:
         return
     if not issubclass(objective, MaximumLikelihood | ContinuousMaximumLikelihood):

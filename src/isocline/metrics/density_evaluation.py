@@ -17,6 +17,7 @@ from isocline.metrics.uncertainty import Estimate
 from isocline.objectives.base import Objective
 from isocline.objectives.continuous_flow import ContinuousFlow, joint_control, standard_normal
 from isocline.objectives.maximum_likelihood import ContinuousMaximumLikelihood
+from isocline.objectives.speed_penalty import SpeedPenalty
 from isocline.objectives.trace import AbstractTrace, HutchinsonTrace, HutchPlusPlusTrace
 from isocline.randomness import generator
 
@@ -165,7 +166,8 @@ def evaluate_density(
     Returns:
         What was found; every likelihood is exact up to the solver's error (exact trace).
     """
-    continuous = isinstance(objective, ContinuousMaximumLikelihood)
+    likelihood = objective.objective if isinstance(objective, SpeedPenalty) else objective
+    continuous = isinstance(likelihood, ContinuousMaximumLikelihood)
     reader: _AbstractReader = _Continuous(network, settings) if continuous else _Discrete(network)
     with torch.no_grad():
         nats = _estimate(reader.log_density(test))
