@@ -6,21 +6,20 @@ Reference: "Beyond Autoregression: Fast LLMs via Self-Distillation Through Time"
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
 from isocline.datasets.batch import Batch
 from isocline.distillation.divergence import AbstractDivergence, ReverseKL
-from isocline.objectives.base import Distiller, Loss
+from isocline.distillation.promotion import PromotingDistiller
+from isocline.objectives.base import Loss
 from isocline.processes.kernel import AbsorbingKernel, AbstractKernel, uniforms
 from isocline.solvers.markov import draw_symbols
 
 __all__ = ["SelfDistillationThroughTime"]
 
 
-class SelfDistillationThroughTime(Distiller):
+class SelfDistillationThroughTime(PromotingDistiller):
     """Match the student at z_t to the teacher's two consecutive predictions.
 
     On the grid of N teacher steps, z_t ~ q(·|x) at an even grid point. The teacher predicts at t, its ancestral step
@@ -50,8 +49,6 @@ class SelfDistillationThroughTime(Distiller):
         ValueError: if N cannot be halved ``rounds`` times, or ``round_length`` is missing.
     """
 
-    round: Tensor
-
     def __init__(
         self,
         process: AbstractKernel,
@@ -61,38 +58,11 @@ class SelfDistillationThroughTime(Distiller):
         round_length: int | None = None,
         divergence: AbstractDivergence | None = None,
     ) -> None:
-        super().__init__(teacher)
+        super().__init__(teacher, teacher_steps, rounds, round_length)
         if not isinstance(process, AbsorbingKernel):
             raise TypeError(f"process = {type(process).__name__}: self-distillation through time needs AbsorbingKernel")
-        if rounds < 1 or teacher_steps < 2**rounds or teacher_steps % 2**rounds:
-            raise ValueError(
-                f"teacher_steps = {teacher_steps}, rounds = {rounds}: teacher_steps must be a multiple of 2^rounds, "
-                f"{2 ** max(rounds, 1)} here, with rounds >= 1"
-            )
-        if rounds > 1 and (round_length is None or round_length < 1):
-            raise ValueError(f"round_length = {round_length}: give the optimiser steps per round when rounds > 1")
         self.process = process
-        self.teacher_steps = teacher_steps
-        self.rounds = rounds
-        self.round_length = round_length
         self.divergence = ReverseKL() if divergence is None else divergence
-        self.register_buffer("round", torch.zeros((), dtype=torch.int64))
-        # The teacher of later rounds is a product of this run, so a resumed run needs it: it enters the state.
-        self.promoted = copy.deepcopy(teacher).requires_grad_(False).eval() if rounds > 1 else None
-        if self.promoted is not None:
-            self.count_as_teacher(self.promoted)
-
-    def train(self, mode: bool = True) -> SelfDistillationThroughTime:
-        """Set the mode, but keep the promoted teacher in evaluation mode."""
-        super().train(mode)
-        if self.promoted is not None:
-            self.promoted.eval()
-        return self
-
-    @property
-    def current_teacher(self) -> nn.Module:
-        """The teacher of the round under way."""
-        return self.teacher if self.promoted is None or int(self.round) == 0 else self.promoted
 
     @torch.no_grad()
     def target(
@@ -116,7 +86,7 @@ class SelfDistillationThroughTime(Distiller):
     def forward(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> Loss:
         """One grid time and one teacher step per sequence of ``batch.x0`` ``(B, L)``."""
         x0 = batch.x0
-        steps = self.teacher_steps >> int(self.round)
+        steps = self.current_steps
         cells = torch.arange(len(x0), device=x0.device)
         u = (cells + 1.0 - uniforms((len(x0),), generator, x0.device)) / len(x0)
         t = (u * (steps // 2)).ceil() * (2.0 / steps)
@@ -128,12 +98,3 @@ class SelfDistillationThroughTime(Distiller):
         costs = self.divergence(student[masked][:, :real], target[masked][:, :real])
         total = costs.sum() / masked.sum().clamp_min(1)
         return Loss(total, {"divergence": total.detach(), "teacher_steps": torch.tensor(float(steps))})
-
-    @torch.no_grad()
-    def after_step(self, network: nn.Module, step: int) -> None:
-        """At the end of a round, make the student the next teacher and halve the number of steps."""
-        if self.promoted is None or self.round_length is None or step % self.round_length:
-            return
-        if step // self.round_length < self.rounds:
-            self.promoted.load_state_dict(network.state_dict())
-            self.round.fill_(step // self.round_length)

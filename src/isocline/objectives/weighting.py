@@ -22,6 +22,7 @@ __all__ = [
     "LikelihoodWeighting",
     "MinSNRWeighting",
     "SigmaSquaredWeighting",
+    "TruncatedSNRWeighting",
     "UniformWeighting",
     "Weighting",
 ]
@@ -89,6 +90,20 @@ class MinSNRWeighting(AbstractWeighting):
         """Return the weights."""
         ratio = (values.alpha / values.sigma).square()
         return ratio.clamp(max=self.gamma) * _gain(values, prediction, _DATA)
+
+
+class TruncatedSNRWeighting(AbstractWeighting):
+    """w = max(SNR, 1) on the data's error, SNR = α²/σ²: the larger of the data's and the noise's squared error.
+
+    The article's other weight, SNR + 1, is `EDMWeighting` with ``sigma_data=1``.
+
+    Source: *Progressive Distillation for Fast Sampling of Diffusion Models*, Salimans & Ho, 2022, §4, Eq. 9.
+    """
+
+    def __call__(self, values: ScheduleValues, prediction: AbstractPrediction) -> Tensor:
+        """Return the weights."""
+        ratio = (values.alpha / values.sigma).square()
+        return ratio.clamp(min=1.0) * _gain(values, prediction, _DATA)
 
 
 class EDMWeighting(AbstractWeighting):
