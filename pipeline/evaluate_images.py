@@ -18,6 +18,8 @@ from isocline.metrics.image_evaluation import evaluate_images
 from isocline.metrics.image_likelihood import image_likelihood
 from isocline.metrics.image_metrics import ImageReference
 from isocline.metrics.settings import ImageSettings
+from isocline.metrics.trajectory_evaluation import flow_shape
+from isocline.metrics.uncertainty import Estimate
 from isocline.processes.denoiser import Denoiser
 from isocline.randomness import derive_seed
 from isocline.report.pictures import film, png, square_columns, thin, tile
@@ -54,6 +56,11 @@ def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
             classes=classes, labels=test["labels"], device=device,
         )  # fmt: skip
         run.timing("likelihood_seconds", time.perf_counter() - began)
+    paths = flow_shape(
+        denoiser, seed, count=settings.trajectories, steps=settings.trajectory_nfe,
+        shape=shape, classes=classes, device=device,
+    )  # fmt: skip
+    more |= {name: Estimate.from_values(values.cpu().numpy()) for name, values in paths._asdict().items()}
     protocol = {
         "samples": settings.samples,
         "seeds": settings.seeds,
@@ -61,6 +68,7 @@ def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
         "reference": f"test split, {len(test['images'])} images; frechet_train: training split, {len(train['images'])}",
         "floor": f"training images against the test split, {settings.samples} a set",
         "sampler": section["sampler"],
+        "paths": f"{settings.trajectories} trajectories in {settings.trajectory_nfe} DDIM steps, whatever the sampler",
     }
     document = metrics_document(result.values, result.floor, protocol, **more)
     outputs = Path("data/evaluations") / item

@@ -93,7 +93,8 @@ class ImageSettings:
         detail: dearer metrics, measured at ``detail_nfe``.
         grid: images kept per NFE, of the first seed.
         trajectory: images whose way from noise is kept.
-        trajectory_nfe: evaluations of that way.
+        trajectory_nfe: evaluations of that way, and of those whose shape is measured.
+        trajectories: ways whose straightness and curvature are measured.
         likelihood: see `LikelihoodSettings`.
     """
 
@@ -107,10 +108,11 @@ class ImageSettings:
     grid: int = 64
     trajectory: int = 8
     trajectory_nfe: int = 16
+    trajectories: int = 64
     likelihood: LikelihoodSettings = field(default_factory=LikelihoodSettings)
 
     def __post_init__(self) -> None:
-        _positive(self, "samples", "seeds", "batch_size", "grid", "trajectory", "trajectory_nfe")
+        _positive(self, "samples", "seeds", "batch_size", "grid", "trajectory", "trajectory_nfe", "trajectories")
         _budgets("nfe", self.nfe)
         if self.detail_nfe:
             _budgets("detail_nfe", self.detail_nfe)
