@@ -1,207 +1,297 @@
-"""Consistency distillation and reflow against exact flows."""
+"""Consistency models against exact flows: fixed points, boundary, targets, resumption, and what students learn."""
 
 from __future__ import annotations
 
-import copy
 import itertools
-import math
 
 import pytest
 import torch
+from tests.distillation.known_flow import (
+    GAUSSIAN,
+    LINEAR,
+    D,
+    GaussianMap,
+    Student,
+    map_error,
+    teacher,
+    train,
+)
 
 from isocline.datasets.batch import Batch
-from isocline.distillation.consistency import (
-    ConsistencyDistillation,
-    ConstantCurriculum,
-    DoublingCurriculum,
-    pseudo_huber,
-)
-from isocline.distillation.reflow import Reflow, straightness
-from isocline.objectives.matching import DenoisingMatching
-from isocline.objectives.time_sampling import StratifiedTimes
-from isocline.processes.coupling import PairedCoupling
+from isocline.distillation.consistency import ConsistencyMatching
+from isocline.distillation.curriculum import ConstantCurriculum, DoublingCurriculum, SquareRootCurriculum
+from isocline.distillation.destination import DataDestination, PhaseDestination, RandomDestination
+from isocline.distillation.distance import SquaredDistance
+from isocline.distillation.interval_law import LogNormalIntervals
+from isocline.distillation.pair_weighting import InverseGapWeighting
+from isocline.distillation.previous_state import SameNoise, TeacherStep
+from isocline.distillation.target_decay import CurriculumDecay
+from isocline.distillation.target_network import AveragedTarget, StoppedStudent
+from isocline.distillation.time_pairs import GridPairs, ShrinkingPairs
+from isocline.networks.ema import ExponentialMovingAverage
 from isocline.processes.denoiser import Denoiser
+from isocline.processes.flow_map import flow_map
 from isocline.processes.gaussian import GaussianProcess
-from isocline.processes.mixture import GaussianMixture
-from isocline.processes.prediction import DataPrediction, NoisePrediction, VelocityPrediction
+from isocline.processes.prediction import DataPrediction, NoisePrediction
 from isocline.processes.probability_flow import AngleVariable, NoiseRatioVariable, TimeVariable
-from isocline.processes.schedule import LinearSchedule, VESchedule, VPLinearSchedule
-from isocline.solvers.explicit import Heun
+from isocline.processes.schedule import VESchedule, VPLinearSchedule
+from isocline.samplers.consistency import ConsistencySampler
+from isocline.samplers.flow_map import FlowMapSampler
+from isocline.samplers.guidance import ClassifierFreeGuidance
+from isocline.solvers.explicit import Dopri8, Euler, Heun
+from isocline.training.module import GenerativeModule
 
-D = torch.float64
-LINEAR = GaussianProcess(LinearSchedule(), VelocityPrediction())
-MEAN, SD = 0.4, 0.5
-GAUSSIAN = GaussianMixture(torch.ones(1), torch.full((1, 1), MEAN), torch.full((1, 1), SD**2))
+DESTINATIONS = [DataDestination(), RandomDestination(), PhaseDestination(4)]
 
 
 def draws(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-class FlowMap(torch.nn.Module):
-    """Velocity whose data prediction is the exact flow map of N(m, s²) to t = 0, off by ``bias`` t."""
-
-    def __init__(self, bias: float = 0.0) -> None:
-        super().__init__()
-        self.bias = torch.nn.Parameter(torch.tensor(bias, dtype=D))
-
-    def forward(self, t, x, cond=None):
-        t = t.reshape(-1, 1)
-        spread = ((1 - t) ** 2 * SD**2 + t**2).sqrt()
-        data = MEAN + SD * (x - (1 - t) * MEAN) / spread
-        # x − f over t, without dividing by t: the limit at 0 is finite.
-        ahead = torch.where(t > 0, (x - data) / t.clamp(min=1e-12), torch.zeros_like(x))
-        return ahead - self.bias
+def matching(intervals: int, **parts) -> ConsistencyMatching:
+    """On the Gaussian, whose flow map is known in closed form."""
+    pairs = GridPairs(ConstantCurriculum(intervals))
+    parts = {"target": StoppedStudent(), "distance": SquaredDistance(), **parts}
+    return ConsistencyMatching(LINEAR, GAUSSIAN.network(LINEAR), pairs=pairs, **parts)
 
 
-def distiller(intervals: int, student: torch.nn.Module, **options) -> ConsistencyDistillation:
-    objective = ConsistencyDistillation(
-        LINEAR, GAUSSIAN.network(LINEAR), curriculum=ConstantCurriculum(intervals), **options
-    )
-    objective.target = copy.deepcopy(student).requires_grad_(False)
-    return objective
+@pytest.mark.parametrize("destination", DESTINATIONS, ids=lambda d: type(d).__name__)
+def test_the_exact_flow_map_has_no_loss_where_the_teachers_step_is_exact(destination) -> None:
+    objective = matching(16, previous=TeacherStep(Dopri8()), destination=destination)
+    loss = objective(GaussianMap(), Batch(GAUSSIAN.sample(2000, draws(1))), draws(2))
+    assert loss.total.item() < 1e-20
+    wrong = GaussianMap(bias=0.1)
+    loss = objective(wrong, Batch(GAUSSIAN.sample(2000, draws(1))), draws(2))
+    loss.total.backward()
+    assert loss.total.item() > 1e-6
+    assert wrong.bias.grad.item() > 0
 
 
-@pytest.mark.parametrize(("stepper", "order"), [(None, 1), (Heun(), 2)], ids=["euler", "heun"])
-def test_the_true_flow_map_is_a_fixed_point_as_the_intervals_shrink(stepper, order: int) -> None:
-    data, student = GAUSSIAN.sample(4000, draws(1)), FlowMap()
+@pytest.mark.parametrize(("stepper", "order"), [(Euler(), 1), (Heun(), 2)], ids=["euler", "heun"])
+def test_the_exact_flow_map_is_a_fixed_point_as_the_intervals_shrink(stepper, order: int) -> None:
+    data, student = GAUSSIAN.sample(4000, draws(1)), GaussianMap(end=0.0)
     losses = []
     for intervals in (8, 32, 128):
-        loss = distiller(intervals, student, stepper=stepper)(student, Batch(data), draws(2))
-        losses.append(float(loss.terms["mse"]) ** 0.5)
+        loss = matching(intervals, previous=TeacherStep(stepper))(student, Batch(data), draws(2))
+        losses.append(loss.total.item() ** 0.5)
     # A local error of order p + 1 in steps four times as short.
     for before, after in itertools.pairwise(losses):
         assert before / after > 0.75 * 4 ** (order + 1) / 2
     assert losses[-1] < 1e-3
 
 
+class Stretched(GaussianMap):
+    """The exact consistency function with a slope in x that may be learnt; 0 is the truth."""
+
+    def __init__(self) -> None:
+        super().__init__(end=0.0)
+        self.slope = torch.nn.Parameter(torch.zeros((), dtype=D))
+
+    def forward(self, t, x, cond=None, s=None):
+        return super().forward(t, x) - self.slope * x
+
+
+def test_the_floor_of_consistency_training_is_a_variance_that_falls_with_the_square_of_the_intervals() -> None:
+    data, student = GAUSSIAN.sample(200_000, draws(1)), Stretched()
+    floors, pulls = [], []
+    for intervals in (4, 16, 64):
+        student.slope.grad = None
+        loss = matching(intervals, previous=SameNoise())(student, Batch(data), draws(2))
+        loss.total.backward()
+        floors.append(loss.total.item() ** 0.5)
+        pulls.append(abs(student.slope.grad.item()))
+    # A single pair of the same noise is off by O(Δt): that is the floor of the loss at the exact map.
+    for before, after in itertools.pairwise(floors):
+        assert before / after == pytest.approx(4, rel=0.15)
+    # On average over the data it is off by O(Δt²) only: the gradient at the exact map dies away faster.
+    assert pulls[0] / pulls[1] > 8
+    assert pulls[2] < 0.05 * floors[2]
+
+
 def test_the_teachers_step_may_be_taken_in_a_scaled_state() -> None:
-    data, student = GAUSSIAN.sample(4000, draws(1)), FlowMap()
-    loss = distiller(64, student, variable=AngleVariable(), stepper=Heun())(student, Batch(data), draws(2))
-    assert float(loss.terms["mse"]) ** 0.5 < 1e-3
+    data, student = GAUSSIAN.sample(4000, draws(1)), GaussianMap(end=0.0)
+    objective = matching(64, previous=TeacherStep(Heun(), AngleVariable()))
+    assert objective(student, Batch(data), draws(2)).total.item() ** 0.5 < 1e-3
 
 
-def test_a_wrong_map_keeps_a_loss_and_its_gradient_points_home() -> None:
-    data, wrong = GAUSSIAN.sample(4000, draws(1)), FlowMap(bias=0.2)
-    objective = distiller(64, FlowMap())
-    loss = objective(wrong, Batch(data), draws(2))
-    loss.total.backward()
-    assert float(loss.total) > 0.05
-    assert wrong.bias.grad > 0
-    assert all(not p.requires_grad for p in objective.parameters())
+class Garbage(torch.nn.Module):
+    """Whatever the truth, it says 123."""
+
+    def forward(self, t, x, cond=None):
+        return torch.full_like(x, 123.0)
 
 
-def test_the_boundary_is_exact_and_the_last_target_is_the_teachers_data() -> None:
-    class Garbage(torch.nn.Module):
-        def forward(self, t, x, cond=None):
-            return torch.full_like(x, 123.0)
+@pytest.mark.parametrize("t", [0.0, 0.25, 1.0])
+def test_the_boundary_is_exact(t: float) -> None:
+    x = torch.randn(5, 2, generator=draws())
+    times = torch.full((5,), t, dtype=D)
+    assert torch.equal(flow_map(Denoiser(Garbage(), LINEAR), times, times, x), x)
 
-    x = torch.randn(5, 1, generator=draws())
-    assert torch.equal(Denoiser(Garbage(), LINEAR).data(torch.zeros(5), x), x)
-    # One interval: the target is the teacher's one-step jump, whatever the target network says.
-    objective = distiller(1, Garbage())
-    data = torch.zeros(5, 1, dtype=D)
-    loss = objective(GAUSSIAN.network(LINEAR), Batch(data), draws(4))
-    # A DDIM step from pure noise is the teacher's posterior mean, here that of the student too.
-    assert float(loss.terms["mse"]) == pytest.approx(0.0, abs=1e-20)
+
+@pytest.mark.parametrize(("destination", "intervals"), [(DataDestination(), 1), (PhaseDestination(4), 4)])
+def test_a_target_at_its_destination_is_the_teachers_state_whatever_the_target_network_says(
+    destination, intervals: int
+) -> None:
+    objective = matching(intervals, destination=destination, target=AveragedTarget())
+    objective.target.average = Garbage()
+    # One Euler step of the teacher from edge to edge: what the map of the teacher itself does.
+    loss = objective(GAUSSIAN.network(LINEAR), Batch(GAUSSIAN.sample(50, draws(3))), draws(4))
+    assert float(loss.total) == pytest.approx(0.0, abs=1e-20)
 
 
 @pytest.mark.parametrize(
-    ("process", "options", "match"),
+    ("process", "parts", "match"),
     [
-        (GaussianProcess(LinearSchedule(), DataPrediction()), {}, "predicts data"),
+        (GaussianProcess(LINEAR.schedule, DataPrediction()), {}, "predicts data"),
         (GaussianProcess(VESchedule(), NoisePrediction()), {}, "VESchedule"),
-        (GaussianProcess(VPLinearSchedule(), NoisePrediction(), t_min=1e-3), {"variable": TimeVariable()}, "t_min"),
-        (LINEAR, {"target_decay": 1.0}, "target_decay"),
+        (
+            GaussianProcess(VPLinearSchedule(), NoisePrediction(), t_min=1e-3),
+            {"previous": TeacherStep(variable=TimeVariable())},
+            "t_min",
+        ),
     ],
 )
-def test_a_boundary_that_cannot_hold_is_an_error(process, options, match: str) -> None:
+def test_a_boundary_that_cannot_hold_is_an_error(process, parts, match: str) -> None:
     with pytest.raises(ValueError, match=match):
-        ConsistencyDistillation(process, torch.nn.Linear(1, 1), **options)
+        ConsistencyMatching(process, torch.nn.Linear(1, 1), **parts)
 
 
-def test_a_noise_prediction_distils_in_the_noise_ratio() -> None:
+@pytest.mark.parametrize("destination", DESTINATIONS, ids=lambda d: type(d).__name__)
+@pytest.mark.parametrize("previous", [TeacherStep(variable=NoiseRatioVariable()), SameNoise()])
+def test_a_noise_prediction_with_a_least_time_is_distilled_too(previous, destination) -> None:
     process = GaussianProcess(VPLinearSchedule(), NoisePrediction(), t_min=1e-3)
-    teacher = GAUSSIAN.network(process)
-    objective = ConsistencyDistillation(process, teacher, variable=NoiseRatioVariable())
-    loss = objective(teacher, Batch(GAUSSIAN.sample(64, draws()).float()), draws(1))
+    network = GAUSSIAN.network(process)
+    objective = ConsistencyMatching(
+        process, network, previous, weighting=InverseGapWeighting(), destination=destination
+    )
+    loss = objective(network, Batch(GAUSSIAN.sample(64, draws()).float()), draws(1))
     assert loss.total.isfinite()
     assert float(loss.terms["intervals"]) == 8
 
 
-def test_the_target_follows_the_student_with_its_decay_and_starts_from_the_teacher() -> None:
-    teacher, student = torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2)
+def test_guidance_around_the_teacher_is_built_into_the_student() -> None:
+    class Labelled(torch.nn.Module):
+        def forward(self, t, x, cond=None):
+            return x * 0 + (0.0 if cond is None else cond.reshape(-1, 1).to(x.dtype))
+
+    labels, x0 = torch.tensor([1.0, 2.0, 3.0]), torch.zeros(3, 2)
+    step = TeacherStep(guide=lambda denoiser: ClassifierFreeGuidance(denoiser, 3.0))
+    path = LINEAR.sample(x0, torch.ones(3, 2), torch.full((3,), 0.75, dtype=D))
+    moved = step(Denoiser(Labelled(), LINEAR), path, torch.full((3,), 0.5, dtype=D), labels)
+    # dx = −Δt (u + s (c − u)) with u = 0 and c the label.
+    torch.testing.assert_close(moved, path.x - 0.25 * 3 * labels[:, None])
+
+
+def test_the_target_follows_the_student_with_its_decay_from_where_the_student_began() -> None:
+    first, student = torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2)
     torch.nn.init.constant_(student.weight, 3.0)
     student.running_mean.fill_(5.0)
-    objective = ConsistencyDistillation(LINEAR, teacher, target_decay=0.75)
-    assert torch.equal(objective.target.weight, teacher.weight)
+    objective = matching(7, target=AveragedTarget(CurriculumDecay(first=4, decay=0.25)))
+    objective.prepare(first)
     objective.after_step(student, 1)
-    torch.testing.assert_close(objective.target.weight, torch.full((2,), 0.75 + 0.25 * 3))
-    assert torch.equal(objective.target.running_mean, student.running_mean)
-    torch.testing.assert_close(teacher.weight, torch.ones(2))
+    # μ = 0.25^{4/(7 + 1)} = 1/2.
+    torch.testing.assert_close(objective.target.average.weight, torch.full((2,), 0.5 + 0.5 * 3))
+    assert torch.equal(objective.target.average.running_mean, student.running_mean)
+    torch.testing.assert_close(first.weight, torch.ones(2))
+    assert not any(p.requires_grad for p in objective.parameters())
 
 
-def test_a_resumed_objective_continues_target_and_curriculum_without_the_teacher() -> None:
-    def fresh() -> ConsistencyDistillation:
-        return ConsistencyDistillation(LINEAR, FlowMap(), curriculum=DoublingCurriculum(2, 16, 40))
+@pytest.mark.parametrize("target", [StoppedStudent, AveragedTarget])
+def test_a_resumed_run_goes_on_with_its_target_and_its_curriculum(target) -> None:
+    def fresh() -> GenerativeModule:
+        pairs = GridPairs(DoublingCurriculum(2, 16, 40))
+        objective = ConsistencyMatching(LINEAR, teacher(), pairs=pairs, target=target())
+        return GenerativeModule(Student(), objective, torch.optim.SGD, ExponentialMovingAverage, seed=0, steps=40)
 
-    first, student = fresh(), FlowMap(0.3)
+    first, moved = fresh(), Student(seed=1)
     for step in range(1, 26):
-        first.after_step(student, step)
+        first.objective.after_step(moved, step)
     second = fresh()
     second.load_state_dict(first.state_dict())
-    batch = Batch(GAUSSIAN.sample(16, draws(1)))
-    losses = [objective(student, batch, draws(2)) for objective in (first, second)]
+    batch = Batch(torch.randn(16, 2, generator=draws(1)))
+    losses = [module.objective(moved, batch, draws(2)) for module in (first, second)]
     assert torch.equal(losses[0].total, losses[1].total)
     assert float(losses[1].terms["intervals"]) == 8
-    kept = {key for key in first.state_dict() if not key.startswith("target.")}
+    kept = {key for key in first.objective.state_dict() if not key.startswith("target.")}
     assert kept == {"teacher_evaluations", "_extra_state"}
 
 
 def test_the_teacher_is_frozen_hidden_and_moves_with_the_objective() -> None:
-    teacher = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Dropout(0.5))
-    objective = ConsistencyDistillation(LINEAR, teacher).train()
-    assert not teacher.training
-    assert not any(p.requires_grad for p in teacher.parameters())
+    network = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Dropout(0.5))
+    objective = ConsistencyMatching(LINEAR, network).train()
+    assert not network.training
+    assert not any(p.requires_grad for p in network.parameters())
     objective.double()
-    assert teacher[0].weight.dtype == D
+    assert network[0].weight.dtype == D
 
 
-def test_the_curriculum_doubles_on_schedule() -> None:
-    curriculum = DoublingCurriculum(first=10, last=80, steps=400)
-    assert [curriculum(step) for step in (0, 99, 100, 200, 300, 399, 10**9)] == [10, 10, 20, 40, 80, 80, 80]
-    with pytest.raises(ValueError, match="first=9"):
-        DoublingCurriculum(9, 8, 10)
+@pytest.mark.parametrize(
+    ("previous", "calls"), [(TeacherStep(Euler()), 1), (TeacherStep(Heun()), 2), (SameNoise(), 0)], ids=str
+)
+def test_what_is_asked_of_the_teacher_is_its_steps_stages_and_nothing_from_data(previous, calls: int) -> None:
+    objective = ConsistencyMatching(LINEAR, teacher(), previous)
+    objective(Student(), Batch(GAUSSIAN.sample(32, draws()).float()), draws(1))
+    assert objective.evaluations() == 32 * calls
 
 
-def test_pseudo_huber_is_quadratic_near_zero_and_linear_far_away() -> None:
-    near, far = torch.full((1, 4), 1e-4, dtype=D), torch.full((1, 4), 1e4, dtype=D)
-    assert float(pseudo_huber(near, 0.1)) == pytest.approx(1e-8 / 0.2, rel=1e-3)
-    assert float(pseudo_huber(far, 0.1)) == pytest.approx(1e4, rel=1e-4)
+STEPS = 800
+LEARNT = {
+    "cd": (
+        {"previous": TeacherStep(Heun()), "pairs": GridPairs(DoublingCurriculum(4, 32, STEPS))},
+        ConsistencySampler(), 1, 0.2,
+    ),
+    "ct": (
+        {
+            "previous": SameNoise(),
+            "pairs": GridPairs(SquareRootCurriculum(2, 20, STEPS)),
+            "target": AveragedTarget(CurriculumDecay(2, 0.9)),
+        },
+        ConsistencySampler(), 1, 0.5,
+    ),
+    "ict": (
+        {
+            "previous": SameNoise(),
+            "pairs": GridPairs(DoublingCurriculum(10, 80, STEPS), LogNormalIntervals(0.0, 2.0)),
+            "target": StoppedStudent(),
+            "weighting": InverseGapWeighting(),
+        },
+        ConsistencySampler(), 1, 0.5,
+    ),
+    "ect": (
+        {
+            "previous": SameNoise(),
+            "pairs": ShrinkingPairs(STEPS, stages=7),
+            "target": StoppedStudent(),
+            "weighting": InverseGapWeighting(),
+        },
+        ConsistencySampler(), 1, 0.5,
+    ),
+    "tcd": (
+        {
+            "previous": TeacherStep(Heun()),
+            "pairs": GridPairs(DoublingCurriculum(4, 32, STEPS)),
+            "destination": RandomDestination(),
+        },
+        FlowMapSampler(), 2, 0.2,
+    ),
+    "pcm": (
+        {
+            "previous": TeacherStep(Heun()),
+            "pairs": GridPairs(DoublingCurriculum(4, 32, STEPS)),
+            "destination": PhaseDestination(4),
+        },
+        FlowMapSampler(), 4, 0.1,
+    ),
+}  # fmt: skip
 
 
-def test_reflow_is_matching_on_the_pairs() -> None:
-    x0, x1 = torch.randn(8, 2, generator=draws(1)), torch.randn(8, 2, generator=draws(2))
-    network = torch.nn.Linear(2, 2)
-
-    class Student(torch.nn.Module):
-        def forward(self, t, x, cond=None):
-            return network(x)
-
-    found = Reflow(LINEAR, torch.nn.Linear(1, 1))(Student(), Batch(x0, None, x1), draws(3))
-    plain = DenoisingMatching(LINEAR, times=StratifiedTimes(), coupling=PairedCoupling())
-    assert torch.equal(found.total, plain(Student(), Batch(x0, None, x1), draws(3)).total)
-    with pytest.raises(ValueError, match="x1"):
-        Reflow(LINEAR, torch.nn.Linear(1, 1))(Student(), Batch(x0), draws(3))
-
-
-def test_straightness_is_zero_on_a_line_and_exact_on_a_bent_flow() -> None:
-    x1 = torch.randn(50, 1, generator=draws(1), dtype=D)
-    times = torch.linspace(1, 0, 401, dtype=D)
-    line = torch.stack([x1 * t + (1 - t) * (x1 - 2) for t in times])
-    assert float(straightness(times, line).abs().max()) < 1e-20
-    # The flow of N(0, 1) data on the linear path is x_t = D x_1 with D² = 1 − 2t + 2t²: S = ∫ D'² dt x_1².
-    bent = torch.stack([x1 * (1 - 2 * t + 2 * t * t).sqrt() for t in times])
-    torch.testing.assert_close(straightness(times, bent), (2 - math.pi / 2) * x1[:, 0].square(), rtol=1e-5, atol=0)
-    with pytest.raises(ValueError, match="save_steps"):
-        straightness(times[:1], bent[:1])
+@pytest.mark.parametrize("method", LEARNT)
+def test_a_student_approaches_the_exact_map(method: str) -> None:
+    parts, sampler, nfe, bound = LEARNT[method]
+    objective = ConsistencyMatching(LINEAR, teacher(), **{"distance": SquaredDistance(), **parts})
+    student = train(objective, Student(takes_end=method == "tcd"), steps=STEPS)
+    with torch.no_grad():
+        error = map_error(lambda x: sampler.sample(Denoiser(student, LINEAR), x, nfe, generator=draws()).final)
+        start = map_error(lambda x: sampler.sample(Denoiser(teacher(), LINEAR), x, nfe, generator=draws()).final)
+    print(f"{method}: {error:.3f} in {nfe}, the teacher's own steps {start:.3f}")
+    assert error < bound
