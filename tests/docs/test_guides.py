@@ -14,7 +14,7 @@ FENCE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
 WANTED = (
     "add-a-data-set", "add-a-process", "add-an-objective", "add-a-sampler", "add-a-distiller",
-    "change-one-parameter", "use-a-server", "solvers", "samplers", "migrate-from-torchdiffeq",
+    "change-one-parameter", "use-a-server", "solvers", "samplers", "distillation", "migrate-from-torchdiffeq",
 )  # fmt: skip
 
 
