@@ -34,8 +34,8 @@ class ImageJudge(Protocol):
     def features(self, images: Tensor) -> Tensor:
         """Map uint8 images ``(N, C, H, W)`` to features ``(N, d)``."""
 
-    def logits(self, images: Tensor) -> Tensor:
-        """Map uint8 images ``(N, C, H, W)`` to class logits ``(N, K)``."""
+    def classify(self, features: Tensor) -> Tensor:
+        """Map features ``(N, d)`` to class logits ``(N, K)``."""
 
 
 class ImageSet(NamedTuple):
@@ -67,7 +67,8 @@ class ImageReference:
 
     def see(self, images: Tensor) -> ImageSet:
         """Show uint8 images to the judge."""
-        return ImageSet(images, self.judge.features(images), self.judge.logits(images))
+        features = self.judge.features(images)
+        return ImageSet(images, features, self.judge.classify(features))
 
     @cached_property
     def frechet(self) -> FrechetDistance:

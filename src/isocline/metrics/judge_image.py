@@ -72,23 +72,24 @@ class ImageJudge(nn.Module):
         logits: Tensor = self.head(self.dropout(self.embedding(x)))
         return logits
 
+    @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
-        """Map uint8 images ``(N, C, H, W)`` to features ``(N, d)`` float32."""
-        return self._evaluate(self.embedding, images)
+        """Map uint8 images ``(N, C, H, W)`` to features ``(N, d)`` float32, in pieces that bound the memory."""
+        mode, device = self.training, self.head.weight.device
+        self.eval()
+        parts = [self.embedding(to_float(part.to(device))).to(images.device) for part in torch.split(images, CHUNK)]
+        self.train(mode)
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def classify(self, features: Tensor) -> Tensor:
+        """Map features ``(N, d)`` to class logits ``(N, K)`` float32, in the same pieces."""
+        device = self.head.weight.device
+        return torch.cat([self.head(part.to(device)).to(features.device) for part in torch.split(features, CHUNK)])
 
     def logits(self, images: Tensor) -> Tensor:
         """Map uint8 images ``(N, C, H, W)`` to class logits ``(N, K)`` float32."""
-        return self._evaluate(lambda x: self.head(self.embedding(x)), images)
-
-    @torch.no_grad()
-    def _evaluate(self, function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-        """Apply a function in evaluation mode, in pieces that bound the memory; the mode is restored."""
-        mode = self.training
-        self.eval()
-        device = self.head.weight.device
-        parts = [function(to_float(part.to(device))).to(images.device) for part in torch.split(images, CHUNK)]
-        self.train(mode)
-        return torch.cat(parts)
+        return self.classify(self.features(images))
 
 
 def jitter(x: Tensor, draws: torch.Generator, shift: float, rotation: float, scale: float) -> Tensor:
