@@ -60,6 +60,17 @@ def test_what_a_student_cannot_be_is_named(
         assert part in found[f"students.reflow.{at}"]
 
 
+def test_rounds_that_training_does_not_reach_are_named(defaults: dict[str, Any]) -> None:
+    def found(steps: int) -> str | None:
+        rounds = {"students.sdtt.objective.rounds": 3, "students.sdtt.objective.round_length": 90}
+        return problems_of(defaults, {**rounds, "students.sdtt.trainer.steps": steps}).get(
+            "students.sdtt.objective.rounds"
+        )
+
+    assert found(181) is None
+    assert "3 rounds of 90 steps, but students.sdtt.trainer.steps is 180" in str(found(180))
+
+
 def test_a_second_reflow_learns_from_pairs_that_the_first_one_makes(defaults: dict[str, Any]) -> None:
     own = {"teacher": "reflow", "data": "data/pairs/reflow", "network": {"end_time": True}}
     second = {**defaults["students"]["reflow"], **own}

@@ -31,6 +31,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "gradients": ("gradient",),
     "samplers": ("sampler",),
     "guidance": ("guidance",),
+    "pairs": ("pairs",),
     "distillers": ("distillation",),
     "plugins": ("plugin",),
     "metrics": ("metrics",),

@@ -44,16 +44,18 @@ def _student(name: str, config: Mapping[str, Any]) -> Iterator[Problem]:
     if section_of(student, "network"):
         yield from network_problems(f"{key}.network", network_of(config, name), modality, config)
     yield from _data(key, student, config)
+    yield from _rounds(key, student)
 
 
 def _data(key: str, student: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[Problem]:
     """Compare a student's data with what the stages write."""
+    from isocline.distillation.one_step import OneStepDistillation
     from isocline.distillation.reflow import Reflow
 
     modality, teacher, data = student.get("modality"), student.get("teacher"), student.get("data")
     pairs, kind = f"data/pairs/{teacher}", class_of(section_of(student, "objective"))
     known = [f"data/{modality}", *([pairs] if modality != "text" else [])]
-    if kind is not None and issubclass(kind, Reflow):
+    if kind is not None and issubclass(kind, Reflow | OneStepDistillation):
         known = [pairs]
     if not isinstance(data, str):
         return
@@ -62,6 +64,18 @@ def _data(key: str, student: Mapping[str, Any], config: Mapping[str, Any]) -> It
     elif data == pairs and teacher not in section_of(config, "pairs"):
         cure = f"add `+pairs@pairs.{teacher}=heun`"
         yield Problem(f"{key}.data", f"{pairs!r} would be made by pairs.{teacher}, which is missing; {cure}")
+
+
+def _rounds(key: str, student: Mapping[str, Any]) -> Iterator[Problem]:
+    """Check that the last round of several is reached."""
+    objective, steps = section_of(student, "objective"), section_of(student, "trainer").get("steps")
+    rounds, length = objective.get("rounds"), objective.get("round_length")
+    if not (isinstance(rounds, int) and isinstance(length, int) and isinstance(steps, int)):
+        return
+    if steps <= (rounds - 1) * length:
+        asked = f"{rounds} rounds of {length} steps, but {key}.trainer.steps is {steps}"
+        cure = f"set {key}.trainer.steps={rounds * length}"
+        yield Problem(f"{key}.objective.rounds", f"{asked} and the last one never begins; {cure}")
 
 
 def _pairs(name: str, config: Mapping[str, Any]) -> Iterator[Problem]:
