@@ -11,7 +11,7 @@ import pytest
 from dvc.utils.serialize import dumps_yaml, load_yaml, modify_yaml
 
 from isocline.app import dvc_process
-from isocline.app.dvc_process import HEAD, modify_lock, split_lock
+from isocline.app.dvc_process import HEAD, modify_lock, parse_once, split_lock
 
 ENTRY = {
     "cmd": "python pipeline/launch.py train flow",
@@ -108,6 +108,22 @@ def test_other_keys_are_kept_and_other_files_and_missing_ones_left_to_dvc(tmp_pa
         data["schema"] = "2.0"
         change("a", {"cmd": "b"})(data)
     assert lock.read_text() == HEAD + "  a:\n    cmd: b\n"
+
+
+def test_a_text_is_parsed_once_and_handed_out_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[str] = []
+    parse = dvc_process.parse_yaml
+    monkeypatch.setattr(dvc_process, "parse_yaml", lambda text, *more: parsed.append(text) or parse(text, *more))
+    text = (Path(__file__).parents[2] / "params.yaml").read_text()[:3000].rpartition("\n")[0]
+    first = parse_once(text, "params.yaml")
+    assert first == parse(text, "params.yaml")
+    first.clear()
+    assert parse_once(text, "params.yaml") == parse(text, "params.yaml")
+    assert parse_once(text + "\nmore: 1", "params.yaml")["more"] == 1
+    assert parsed == [text, text + "\nmore: 1"]
+    with pytest.raises(Exception, match=r"params\.yaml"):
+        parse_once("a: [", "params.yaml")
+    assert parse_once(text, "params.yaml", "rt").ca is not None, "what keeps comments is left to DVC"
 
 
 def test_the_projects_own_lock_is_cut_and_put_together_again() -> None:
