@@ -52,7 +52,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def repro(project: Path) -> dict[str, Any]:
-    code = "import sys; from isocline.app.repro import run_pipeline; sys.exit(run_pipeline([]))"
+    code = (  # these stages need no torch in their server
+        "import functools, sys; from isocline.app import repro; "
+        "repro.stage_server = functools.partial(repro.stage_server, preload=('json',)); "
+        "sys.exit(repro.run_pipeline([]))"
+    )
     tools = project.parent / f"{project.name}-tools"  # git, but no python: the environment is not activated
     tools.mkdir(exist_ok=True)
     if not (tools / "git").exists():
