@@ -15,6 +15,7 @@ from isocline.processes.grid import AbstractTimeGrid
 from isocline.processes.probability_flow import AbstractVariable
 from isocline.randomness import Streams
 from isocline.samplers.base import AbstractSampler, affordable
+from isocline.samplers.tabulated import tabulated_denoiser, tabulated_variable
 from isocline.solvers.controller import FixedGrid
 from isocline.solvers.explicit import Euler
 from isocline.solvers.loop import solve
@@ -134,7 +135,8 @@ def integrate(
     """
     process = denoiser.process
     y1 = variable.from_state(process, positions[0], process.prior(x1))
-    problem = ODEProblem(variable.field(denoiser), y1, float(positions[0]), float(positions[-1]), cond)
+    field = tabulated_variable(variable).field(tabulated_denoiser(denoiser))
+    problem = ODEProblem(field, y1, float(positions[0]), float(positions[-1]), cond)
     solution = solve(problem, stepper, FixedGrid(positions), SaveAt(steps=save_steps))
     return in_state(solution, process, variable, denoiser.evaluations)
 
