@@ -33,6 +33,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "guidance": ("guidance",),
     "pairs": ("pairs",),
     "distillers": ("distillation",),
+    "adversaries": ("adversary",),
     "plugins": ("plugin",),
     "metrics": ("metrics",),
     "traces": ("trace",),
