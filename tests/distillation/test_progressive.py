@@ -46,7 +46,7 @@ def jumps(network: nn.Module, n: int) -> Any:
 @pytest.mark.parametrize(
     "prediction", [DataPrediction(), NoisePrediction(), VPrediction(), VelocityPrediction()], ids=str
 )
-@pytest.mark.parametrize("schedule", [LinearSchedule(), VPCosineSchedule(), VPLinearSchedule()], ids=str)
+@pytest.mark.parametrize("schedule", [LinearSchedule(), VPCosineSchedule(), VPLinearSchedule()])
 def test_a_step_with_the_target_lands_where_the_line_ends(
     schedule: AbstractSchedule, prediction: AbstractPrediction
 ) -> None:
