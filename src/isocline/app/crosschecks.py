@@ -15,6 +15,7 @@ from typing import Any
 
 from isocline.app.density_checks import density_findings
 from isocline.app.errors import one_line
+from isocline.app.sections import section_of
 
 __all__ = [
     "ConfigurationError",
@@ -24,7 +25,6 @@ __all__ = [
     "locate",
     "misfit",
     "network_problems",
-    "section_of",
     "trial",
     "uses",
 ]
@@ -139,13 +139,6 @@ def _family(process: type | None) -> str | None:
     if issubclass(process, GaussianProcess):
         return "gaussian"
     return "kernel" if issubclass(process, AbstractKernel) else None
-
-
-def section_of(config: Any, *path: str) -> Mapping[str, Any]:
-    """Return the section at a path of keys; an empty one where there is none."""
-    for part in path:
-        config = config.get(part) if isinstance(config, Mapping) else None
-    return config if isinstance(config, Mapping) else {}
 
 
 def class_of(node: Mapping[str, Any]) -> type | None:

@@ -10,7 +10,8 @@ from hydra.utils import get_object
 from torch import nn
 
 from isocline.app.artifacts import LoadedModel, build
-from isocline.app.students import merged_network, unknown_keys
+from isocline.app.sections import unknown_arguments
+from isocline.app.students import merged_network
 from isocline.randomness import derive_seed
 
 __all__ = ["start_network"]
@@ -38,7 +39,8 @@ def start_network(teacher: LoadedModel, section: Mapping[str, Any], key: str, se
     if start not in ("teacher", "scratch"):
         raise ValueError(f"{key}.start: {start!r} is not one of teacher, scratch")
     merged = merged_network(teacher.config["network"], changes)
-    for name, reason in unknown_keys(get_object(merged["_target_"]), changes):
+    added = [name for name in changes if name != "_target_"]
+    for name, reason in unknown_arguments(get_object(merged["_target_"]), added):
         raise ValueError(f"{key}.network.{name}: {reason}")
     torch.manual_seed(derive_seed(seed, "weights"))
     network: nn.Module = build(merged).requires_grad_(True).train()

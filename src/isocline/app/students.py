@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["merged_network", "network_of", "root_model", "teachers", "unknown_keys"]
+from isocline.app.sections import section_of
+
+__all__ = ["merged_network", "network_of", "root_model", "teachers"]
 
 
 def teachers(config: Mapping[str, Any], name: str) -> Iterator[str]:
@@ -20,8 +20,8 @@ def teachers(config: Mapping[str, Any], name: str) -> Iterator[str]:
     Raises:
         ValueError: if the chain comes back to where it was.
     """
-    seen, models = [name], _section(config, "models")
-    while name not in models and isinstance(teacher := _section(config, "students", name).get("teacher"), str):
+    seen, models = [name], section_of(config, "models")
+    while name not in models and isinstance(teacher := section_of(config, "students", name).get("teacher"), str):
         if teacher in seen:
             raise ValueError(f"{' is taught by '.join([*seen, teacher])}; a chain of teachers must end at a model")
         seen.append(teacher)
@@ -37,9 +37,9 @@ def root_model(config: Mapping[str, Any], name: str) -> str:
 def network_of(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return the network section of a model, or of a student with all that it inherits."""
     *chain, root = [name, *teachers(config, name)]
-    network = dict(_section(config, "models", root, "network"))
+    network = dict(section_of(config, "models", root, "network"))
     for student in reversed(chain):
-        network = merged_network(network, _section(config, "students", student, "network"))
+        network = merged_network(network, section_of(config, "students", student, "network"))
     return network
 
 
@@ -54,21 +54,3 @@ def merged_network(network: Mapping[str, Any], changes: Mapping[str, Any]) -> di
         else:
             merged[key] = value
     return merged
-
-
-def unknown_keys(target: Callable[..., Any], changes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the keys of ``changes`` that a network's class takes no argument for, each with what is wrong."""
-    parameters = inspect.signature(target).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
-    for name in changes:
-        if name not in parameters and name != "_target_":
-            near = difflib.get_close_matches(name, parameters, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(parameters)}"
-            yield name, f"{target.__name__} has no such argument; {hint}"
-
-
-def _section(config: Any, *path: str) -> Mapping[str, Any]:
-    for part in path:
-        config = config.get(part) if isinstance(config, Mapping) else None
-    return config if isinstance(config, Mapping) else {}

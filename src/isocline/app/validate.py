@@ -1,28 +1,21 @@
 """Check a whole composition before anything is written or run: keys, types, ranges, and every object that it names.
 
 Three layers. A declarative table (`RULES`) holds the plain values: which keys there are, their type and their range.
-`isocline.app.crosschecks` compares the parts with each other. Then every ``_target_`` is imported, its arguments are
-bound to its signature and compared with the annotations, and the object is built (networks on torch's meta device,
-which allocates nothing), so that whatever a constructor refuses is reported with the key that holds it.
+`isocline.app.crosschecks` compares the parts with each other. Then `isocline.app.object_checks` builds every object.
 """
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import fnmatch
-import inspect
 import math
-import types
-import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from isocline.app.crosschecks import ConfigurationError, Problem, disagreements, locate
-from isocline.app.errors import one_line
+from isocline.app.crosschecks import ConfigurationError, Problem, disagreements
+from isocline.app.object_checks import object_problems, objects, show, student_networks
 from isocline.app.student_checks import student_problems
-from isocline.app.students import network_of, root_model, teachers
 
 __all__ = ["RULES", "ConfigurationError", "Problem", "Rule", "check", "problems"]
 
@@ -153,8 +146,6 @@ OPEN = (
     "densities",
     "autoencoders",
 )
-_RUNTIME = {"objective": ("process", "teacher"), "optimizer": ("params",), "ema": ("network", "model")}
-"""Arguments that an entry point hands over when it builds the object, by the name of the section."""
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -179,9 +170,9 @@ def problems(config: Mapping[str, Any]) -> Iterator[Problem]:
     yield from plain
     broken = {problem.key for problem in plain}
     # A student's network is whole only with what it inherits.
-    for key, node in {**dict(_targets(config)), **dict(_student_networks(config))}.items():
+    for key, node in {**dict(objects(config)), **dict(student_networks(config))}.items():
         if not any(name == key or name.startswith(f"{key}.") for name in broken):
-            yield from _object(key, node, config)
+            yield from object_problems(key, node, config)
 
 
 def _matches(key: str, pattern: str) -> bool:
@@ -236,7 +227,7 @@ def _violation(value: Any, rule: Rule) -> str | None:
         value, (*kinds, int) if float in kinds else kinds
     ):
         names = " or ".join({"dict": "section", "str": "text"}.get(k.__name__, k.__name__) for k in kinds)
-        return f"expected {names}, got {_show(value)}"
+        return f"expected {names}, got {show(value)}"
     if rule.choices and value not in rule.choices:
         return f"{value!r} is not one of {', '.join(map(str, rule.choices))}"
     if isinstance(value, int | float) and not rule.low <= value <= rule.high:
@@ -248,11 +239,6 @@ def _range(rule: Rule) -> str:
     if math.isinf(rule.high):
         return f"[{rule.low}, ∞); give at least {rule.low}"
     return f"[{rule.low}, {rule.high}]"
-
-
-def _show(value: Any) -> str:
-    text = "a section" if isinstance(value, Mapping) else repr(value)
-    return text if isinstance(value, Mapping) else f"{text[:60]} ({type(value).__name__})"
 
 
 def _unknown(config: Mapping[str, Any], prefix: str) -> Iterator[Problem]:
@@ -285,172 +271,3 @@ def _references(config: Mapping[str, Any]) -> Iterator[Problem]:
         for name, side in chosen.items() if isinstance(chosen, Mapping) else ():
             if side in ("models", "students") and name not in (models if side == "models" else students):
                 yield Problem(f"matrix.{modality}.{name}", f"there is no {side}.{name}")
-
-
-def _targets(node: Any, key: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the outermost objects."""
-    if isinstance(node, Mapping):
-        if "_target_" in node:
-            yield key, node
-            return
-        for name, child in node.items():
-            yield from _targets(child, f"{key}.{name}" if key else str(name))
-
-
-def _student_networks(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the networks that students change, merged with what they inherit."""
-    students = config.get("students")
-    for name, student in students.items() if isinstance(students, Mapping) else ():
-        if isinstance(student, Mapping) and isinstance(student.get("network"), Mapping) and student["network"]:
-            with contextlib.suppress(ValueError):  # a chain of teachers without end is reported by its key
-                network = network_of(config, name)
-                if "_target_" in network:
-                    yield f"students.{name}.network", network
-
-
-def _object(key: str, node: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[Problem]:
-    """Bind and build one object; inner objects are bound first, so that the innermost key is named."""
-    found = list(_bind(key, node))
-    yield from found
-    if not found:
-        problem = _construct(key, node, config)
-        if problem:
-            yield problem
-
-
-def _bind(key: str, node: Mapping[str, Any], role: str | None = None) -> Iterator[Problem]:
-    role = role or key.rpartition(".")[2]
-    given = {name: value for name, value in node.items() if name not in _SPECIAL}
-    for name, value in given.items():
-        for inner, child in _targets(value, f"{key}.{name}"):
-            yield from _bind(inner, child)
-    try:
-        target = locate(node["_target_"])
-        signature = inspect.signature(target)
-    except ConfigurationError as error:
-        yield Problem(key, str(error))
-        return
-    except (TypeError, ValueError):
-        return
-    parameters = signature.parameters
-    variadic = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    for name in given if not variadic else ():
-        if name not in parameters:
-            near = difflib.get_close_matches(name, parameters, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(parameters) or 'nothing'}"
-            yield Problem(f"{key}.{name}", f"{node['_target_'].rpartition('.')[2]} has no such argument; {hint}")
-    late = _RUNTIME.get(role, ())
-    if not node.get("_partial_"):
-        for name, parameter in parameters.items():
-            optional = parameter.default is not parameter.empty or parameter.kind in _VARIADIC
-            if not optional and name not in given and name not in late:
-                yield Problem(f"{key}.{name}", f"is missing; {node['_target_'].rpartition('.')[2]} needs it")
-    hints = _hints(target)
-    for name, value in given.items():
-        if name in hints and not _fits(value, hints[name]):
-            yield Problem(f"{key}.{name}", f"expected {_name(hints[name])}, got {_show(value)}")
-
-
-_SPECIAL = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
-_VARIADIC = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-
-
-def _hints(target: Callable[..., Any]) -> dict[str, Any]:
-    owner = target.__init__ if inspect.isclass(target) else target
-    try:
-        return typing.get_type_hints(owner)
-    except Exception:
-        return {}
-
-
-def _name(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Tell whether a plain value can be what an annotation says; what cannot be told passes."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if isinstance(value, Mapping) or hint is Any:
-        fits = True
-    elif origin in (typing.Union, types.UnionType):
-        fits = any(_fits(value, option) for option in arguments)
-    elif origin is typing.Literal:
-        fits = value in arguments
-    elif hint is None or hint is type(None):
-        fits = value is None
-    elif hint in (int, float, bool, str):
-        kinds = (int, float) if hint is float else hint
-        fits = hint is bool if isinstance(value, bool) else isinstance(value, kinds)
-    elif isinstance(value, list | tuple):
-        elements = {argument for argument in arguments if argument is not Ellipsis}
-        fits = len(elements) != 1 or all(_fits(item, next(iter(elements))) for item in value)
-    else:
-        ours = isinstance(hint, type) and hint.__module__.startswith(("isocline", "torch"))
-        fits = value is not None and origin not in (list, tuple) and not ours
-    return fits
-
-
-def _construct(key: str, node: Mapping[str, Any], config: Mapping[str, Any]) -> Problem | None:
-    """Build the object; what its constructor refuses is the problem."""
-    import torch
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-    from torch import nn
-
-    role = key.rpartition(".")[2]
-    late: dict[str, Any] = {}
-    if role == "objective":
-        wanted = inspect.signature(locate(node["_target_"])).parameters
-        process = _process_of(key, config)
-        if "process" in wanted and process is not None:
-            try:
-                late["process"] = instantiate(dict(process), _convert_="all")
-            except InstantiationException:
-                return None
-        if "teacher" in wanted:
-            late["teacher"] = _teacher_of(key, config)
-    try:
-        with torch.device("meta") if role in ("network", "objective") else torch.device("cpu"):
-            built = instantiate(dict(node), **late, _convert_="all")
-            if role == "optimizer":
-                built([nn.Parameter(torch.zeros(1, device="cpu"))])
-            elif role == "ema" and node.get("_partial_"):
-                built(nn.Linear(1, 1, device="cpu"))
-    except InstantiationException as error:
-        cause = error.__cause__ or error
-        if isinstance(cause, NotImplementedError | RuntimeError) and "meta" in str(cause).lower():
-            return None
-        inner = str(error).rpartition("full_key: ")[2].strip() if "full_key: " in str(error) else ""
-        return Problem(f"{key}.{inner}" if inner else key, one_line(cause))
-    except (ValueError, TypeError, AssertionError) as error:
-        return Problem(key, one_line(error))
-    return None
-
-
-def _teacher_of(key: str, config: Mapping[str, Any]) -> Any:
-    """Return the network of a student's teacher without memory, or a placeholder where it has problems of its own."""
-    import torch
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-    from torch import nn
-
-    try:
-        teacher = next(teachers(config, key.split(".")[1]))
-        with torch.device("meta"):
-            return instantiate(network_of(config, teacher), _convert_="all")
-    except (InstantiationException, StopIteration, ValueError):
-        return nn.Identity()
-
-
-def _process_of(key: str, config: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Return the process section beside an objective, or the teacher's."""
-    side, name, *_ = key.split(".")
-    if side == "students":
-        try:
-            side, name = "models", root_model(config, name)
-        except ValueError:
-            return None
-    owners = config.get(side)
-    section = owners.get(name) if isinstance(owners, Mapping) else None
-    process = section.get("process") if isinstance(section, Mapping) else None
-    return process if isinstance(process, Mapping) else None
