@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from isocline.datasets.batch import Batch
+from isocline.distillation.consistency_function import ConsistencyDistiller
 from isocline.distillation.destination import AbstractDestination, DataDestination
 from isocline.distillation.distance import AbstractDistance, PseudoHuber
 from isocline.distillation.pair_weighting import AbstractPairWeighting, UniformPairWeighting
@@ -13,16 +14,16 @@ from isocline.distillation.previous_state import AbstractPreviousState, TeacherS
 from isocline.distillation.shared_dropout import SharedDropout
 from isocline.distillation.target_network import AbstractTarget, AveragedTarget
 from isocline.distillation.time_pairs import AbstractTimePairs, GridPairs, TimePair
-from isocline.objectives.base import Distiller, Loss
+from isocline.objectives.base import Loss
+from isocline.objectives.weighting import weighted_mean
 from isocline.processes.denoiser import Denoiser
 from isocline.processes.flow_map import flow_map
 from isocline.processes.gaussian import GaussianProcess
-from isocline.processes.prediction import DataPrediction
 
 __all__ = ["ConsistencyMatching"]
 
 
-class ConsistencyMatching(Distiller):
+class ConsistencyMatching(ConsistencyDistiller):
     """w d(X_{t→e}(x_t), X⁻_{r→e}(x_r)) for times e ≤ r < t of one trajectory: the student agrees with itself.
 
     X is the flow map that the student's prediction makes (`isocline.processes.flow_map`), with X_{t→t} = id exactly,
@@ -67,24 +68,14 @@ class ConsistencyMatching(Distiller):
         weighting: AbstractPairWeighting | None = None,
         destination: AbstractDestination | None = None,
     ) -> None:
-        super().__init__(teacher)
-        self.process = process
+        super().__init__(process, teacher)
         self.previous = TeacherStep() if previous is None else previous
         self.pairs = GridPairs() if pairs is None else pairs
         self.target = AveragedTarget() if target is None else target
         self.distance = PseudoHuber() if distance is None else distance
         self.weighting = UniformPairWeighting() if weighting is None else weighting
         self.destination = DataDestination() if destination is None else destination
-        self.step = 0
-        self._check()
-
-    def _check(self) -> None:
-        if isinstance(self.process.prediction, DataPrediction):
-            raise ValueError("a network that predicts data need not return x at t = 0; use a noise or v prediction")
-        if float(self.process.schedule(0.0).sigma) > 0:
-            name = type(self.process.schedule).__name__
-            raise ValueError(f"{name} has σ(0) > 0, so f(x, 0) = x cannot hold; use a schedule with σ(0) = 0")
-        self.previous.check(self.process)
+        self.previous.check(process)
 
     def forward(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> Loss:
         """Evaluate the loss on ``batch.x0 (B, *event)``; the logged term ``intervals`` is N(k)."""
@@ -100,9 +91,7 @@ class ConsistencyMatching(Distiller):
             x_low = self.previous(Denoiser(self.teacher, process), path, pair.low, cond)
             with dropout.replayed():
                 wanted = flow_map(Denoiser(self.target.network(network), process), pair.low, end, x_low, cond)
-        distance = self.distance(found - wanted)
-        weight = self.weighting(process, pair)
-        total = distance.mean() if weight is None else (weight.to(distance.dtype) * distance).mean()
+        total = weighted_mean(self.distance(found - wanted), self.weighting(process, pair))
         mse = (found - wanted).detach().square().mean()
         return Loss(total, {"mse": mse, "intervals": torch.tensor(self.pairs.intervals(self.step))})
 
@@ -113,12 +102,4 @@ class ConsistencyMatching(Distiller):
     def after_step(self, network: nn.Module, step: int) -> None:
         """Move the target towards the student and the curriculum on."""
         self.target.follow(network, self.pairs.intervals(self.step))
-        self.step = step
-
-    def get_extra_state(self) -> Tensor:
-        """Return the step, so that the curriculum survives a resume."""
-        return torch.tensor(self.step)
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Restore the step."""
-        self.step = int(state)
+        super().after_step(network, step)

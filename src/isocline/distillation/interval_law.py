@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from isocline.objectives.time_sampling import lattice
 from isocline.processes.gaussian import GaussianProcess
 
 __all__ = ["AbstractIntervalLaw", "LogNormalIntervals", "StratifiedIntervals", "UniformIntervals"]
@@ -42,9 +43,7 @@ class StratifiedIntervals(AbstractIntervalLaw):
     def __call__(self, n: int, process: GaussianProcess, times: Tensor, generator: torch.Generator) -> Tensor:
         """Draw n intervals."""
         intervals = len(times) - 1
-        offset = torch.rand(1, generator=generator, dtype=torch.float64, device=generator.device)
-        lattice = torch.arange(n, dtype=torch.float64, device=generator.device) / n
-        return ((offset + lattice).remainder(1.0) * intervals).long().clamp(max=intervals - 1)
+        return (lattice(n, generator) * intervals).long().clamp(max=intervals - 1)
 
 
 class LogNormalIntervals(AbstractIntervalLaw):

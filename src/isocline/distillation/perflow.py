@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from isocline.datasets.batch import Batch
 from isocline.distillation.interval_law import StratifiedIntervals
 from isocline.distillation.straight_target import straight_target
+from isocline.distillation.teacher_flow import follow_flow
 from isocline.objectives.base import Distiller, Loss
-from isocline.objectives.weighting import AbstractWeighting, UniformWeighting
+from isocline.objectives.weighting import AbstractWeighting, UniformWeighting, weighted_mean
 from isocline.processes.denoiser import Denoiser
 from isocline.processes.gaussian import GaussianProcess
 from isocline.processes.probability_flow import LinearPathVariable
 from isocline.shapes import expand_like
 from isocline.solvers.explicit import Heun
-from isocline.solvers.problem import ODEProblem
 from isocline.solvers.stepper import AbstractStepper
 
 __all__ = ["PiecewiseRectifiedFlow"]
@@ -83,7 +83,8 @@ class PiecewiseRectifiedFlow(Distiller):
         above, below = (variable.position(process, time) for time in (upper, lower))
         y_above = variable.from_state(process, above, process.mix(x0, noise, process.schedule(upper)))
         with torch.no_grad():
-            y_below = self._solve(y_above, above, below, batch.cond)
+            teacher = Denoiser(self.teacher, process)
+            y_below = follow_flow(teacher, variable, self.stepper, y_above, above, below, batch.cond, self.steps)
         position = above + (below - above) * share
         y = torch.lerp(y_above, y_below, expand_like(share.to(y_above.dtype), y_above))
         t = variable.time(process, position).clamp(process.t_min, process.t_max)
@@ -94,17 +95,5 @@ class PiecewiseRectifiedFlow(Distiller):
         s = lower + (t - lower) * (2 * ahead - 1).clamp(min=0.0)
         found = Denoiser(network, process).towards(s).predict(t, x, batch.cond, process.prediction)
         errors = (found - wanted).square().flatten(1).mean(1)
-        weight = self.weighting(process.schedule(t), process.prediction)
-        total = (errors if weight is None else weight.to(errors.dtype) * errors).mean()
+        total = weighted_mean(errors, self.weighting(process.schedule(t), process.prediction))
         return Loss(total, {"mse": errors.detach().mean()})
-
-    def _solve(self, y: Tensor, start: Tensor, end: Tensor, cond: Tensor | None) -> Tensor:
-        """The teacher's flow from positions ``start`` to ``end``, both ``(B,)``, in equal steps."""
-        field = LinearPathVariable().field(Denoiser(self.teacher, self.process))
-        problem = ODEProblem(field, y, start, end, cond)
-        carry = self.stepper.init(problem, start, y)
-        for step in range(self.steps):
-            here, there = (start + (end - start) * (index / self.steps) for index in (step, step + 1))
-            result = self.stepper.step(problem, here, there, y, carry)
-            y, carry = result.y1, result.carry
-        return y

@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
+from isocline.distillation.teacher_flow import follow_flow
 from isocline.processes.denoiser import AbstractDenoiser
 from isocline.processes.gaussian import GaussianProcess, PathSample
 from isocline.processes.probability_flow import AbstractVariable, LinearPathVariable
 from isocline.solvers.explicit import Euler
-from isocline.solvers.problem import ODEProblem
 from isocline.solvers.stepper import AbstractStepper
 
 __all__ = ["AbstractPreviousState", "SameNoise", "TeacherStep"]
@@ -61,12 +61,10 @@ class TeacherStep(AbstractPreviousState):
     def __call__(self, teacher: AbstractDenoiser, path: PathSample, low: Tensor, cond: Any) -> Tensor:
         """Return where the step ends."""
         process, variable = teacher.process, self.variable
-        field = variable.field(teacher if self.guide is None else self.guide(teacher))
+        denoiser = teacher if self.guide is None else self.guide(teacher)
         start, end = variable.position(process, path.t), variable.position(process, low)
         y = variable.from_state(process, start, path.x)
-        problem = ODEProblem(field, y, start, end, cond)
-        result = self.stepper.step(problem, start, end, y, self.stepper.init(problem, start, y))
-        return variable.to_state(process, end, result.y1)
+        return variable.to_state(process, end, follow_flow(denoiser, variable, self.stepper, y, start, end, cond))
 
     def check(self, process: GaussianProcess) -> None:
         """Raise ValueError unless the step can lead to data."""

@@ -10,7 +10,7 @@ from isocline.distillation.interval_law import StratifiedIntervals
 from isocline.distillation.promotion import PromotingDistiller
 from isocline.distillation.straight_target import straight_target
 from isocline.objectives.base import Loss
-from isocline.objectives.weighting import AbstractWeighting, TruncatedSNRWeighting
+from isocline.objectives.weighting import AbstractWeighting, TruncatedSNRWeighting, weighted_mean
 from isocline.processes.denoiser import Denoiser
 from isocline.processes.flow_map import flow_map
 from isocline.processes.gaussian import GaussianProcess
@@ -79,8 +79,7 @@ class ProgressiveDistillation(PromotingDistiller):
             wanted = straight_target(process, t, x, s, end, at=t, x=x)
         found = Denoiser(network, process).towards(s).predict(t, x, batch.cond, process.prediction)
         errors = (found - wanted).square().flatten(1).mean(1)
-        weight = self.weighting(values, process.prediction)
-        total = (errors if weight is None else weight.to(errors.dtype) * errors).mean()
+        total = weighted_mean(errors, self.weighting(values, process.prediction))
         return Loss(total, {"mse": errors.detach().mean(), "teacher_steps": torch.tensor(float(self.current_steps))})
 
     def _times(self) -> Tensor:

@@ -6,19 +6,20 @@ import torch
 from torch import Tensor, nn
 
 from isocline.datasets.batch import Batch
+from isocline.distillation.consistency_function import ConsistencyDistiller
 from isocline.distillation.direction import AbstractDirection, TeacherDirection
 from isocline.distillation.tangent import tangent_along
-from isocline.objectives.base import Distiller, Loss
+from isocline.objectives.base import Loss
 from isocline.objectives.time_sampling import AbstractTimes, LogNormalNoiseTimes
 from isocline.processes.denoiser import Denoiser
 from isocline.processes.gaussian import GaussianProcess, PathSample
-from isocline.processes.prediction import DataPrediction, PreconditionedPrediction
+from isocline.processes.prediction import PreconditionedPrediction
 from isocline.shapes import expand_like
 
 __all__ = ["ContinuousConsistency"]
 
 
-class ContinuousConsistency(Distiller):
+class ContinuousConsistency(ConsistencyDistiller):
     """sCM: ‖F_θ − sg(F_θ + g/(‖g‖ + c))‖², g = cos θ df/dθ the tangent of the consistency function f in TrigFlow.
 
     Any process is TrigFlow in the angle θ = arctan(σ/(α σ_d)) and the state z = x/ρ, ρ = √(α² + σ²/σ_d²):
@@ -52,8 +53,6 @@ class ContinuousConsistency(Distiller):
         ValueError: if f(x, 0) = x cannot hold, or a number is out of range.
     """
 
-    step: Tensor
-
     def __init__(
         self,
         process: GaussianProcess,
@@ -64,28 +63,21 @@ class ContinuousConsistency(Distiller):
         warmup: int = 1000,
         offset: float = 0.1,
     ) -> None:
-        super().__init__(teacher)
-        if isinstance(process.prediction, DataPrediction) or float(process.schedule(0.0).sigma) > 0:
-            raise ValueError(
-                f"{type(process.prediction).__name__} under {type(process.schedule).__name__}: f(x, 0) = x needs a "
-                "schedule with σ(0) = 0 and a network that does not predict data; use a velocity or v prediction"
-            )
+        super().__init__(process, teacher)
         if not (warmup >= 0 and offset > 0):
             raise ValueError(f"warmup={warmup} must not be negative and offset={offset} must be above 0")
-        self.process = process
         self.prediction = PreconditionedPrediction(sigma_data)
         self.direction = TeacherDirection() if direction is None else direction
         self.times = LogNormalNoiseTimes(-1.0, 1.4) if times is None else times
         self.warmup = warmup
         self.offset = offset
-        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     def forward(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> Loss:
         """Evaluate on ``batch.x0 (B, *event)``; logged are the tangent's root mean square and the warm-up's r."""
         x0 = batch.x0
         noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
         path = self.process.sample(x0, noise, self.times(len(x0), self.process, generator))
-        rising = min(1.0, int(self.step) / self.warmup) if self.warmup else 1.0
+        rising = min(1.0, self.step / self.warmup) if self.warmup else 1.0
         found, tangent = self.tangent(network, path, batch.cond, rising)
         size = tangent.square().flatten(1).mean(1).sqrt()
         wanted = found.detach() + tangent / expand_like(size + self.offset, tangent)
@@ -126,8 +118,3 @@ class ContinuousConsistency(Distiller):
         found, change = tangent_along(output, path.t, z, product * pace, expand(product) * turn)
         slope = expand(cosine.square()) * (scale * found.detach() - turn)
         return found, -slope - rising * (expand(product) * z + scale * change)
-
-    @torch.no_grad()
-    def after_step(self, network: nn.Module, step: int) -> None:
-        """Move the warm-up on."""
-        self.step.fill_(step)

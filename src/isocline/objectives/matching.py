@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from isocline.datasets.batch import Batch
 from isocline.objectives.base import Loss, Objective
 from isocline.objectives.time_sampling import AbstractTimes, UniformTimes
-from isocline.objectives.weighting import AbstractWeighting, UniformWeighting
+from isocline.objectives.weighting import AbstractWeighting, UniformWeighting, weighted_mean
 from isocline.processes.coupling import AbstractCoupling, IndependentCoupling
 from isocline.processes.gaussian import GaussianProcess
 
@@ -65,7 +65,7 @@ class DenoisingMatching(Objective):
             total = error.mean()
             return Loss(total, {"mse": total.detach()})
         per_sample = error.flatten(1).mean(1)
-        total = (weight.to(per_sample.dtype) * per_sample).mean()
+        total = weighted_mean(per_sample, weight)
         return Loss(total, {"mse": per_sample.detach().mean()})
 
     def _labels(self, cond: Tensor | None, generator: torch.Generator) -> Tensor | None:

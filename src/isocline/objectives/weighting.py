@@ -25,9 +25,20 @@ __all__ = [
     "TruncatedSNRWeighting",
     "UniformWeighting",
     "Weighting",
+    "weighted_mean",
 ]
 
 _DATA, _NOISE = DataPrediction(), NoisePrediction()
+
+
+def weighted_mean(errors: Tensor, weight: Tensor | None) -> Tensor:
+    """Return the mean of w e over the batch.
+
+    Args:
+        errors: ``(B,)``.
+        weight: ``(B,)`` of any floating dtype, or None for weight one.
+    """
+    return errors.mean() if weight is None else (weight.to(errors.dtype) * errors).mean()
 
 
 class AbstractWeighting(ABC):
