@@ -14,7 +14,7 @@ from isocline.app.decoding import decoded
 from isocline.app.evaluation_stage import metrics_document, model_section, write_curve, write_json
 from isocline.app.judges import load_image_judge
 from isocline.datasets.storage import write_bytes, write_tensors
-from isocline.metrics.image_evaluation import evaluate_images
+from isocline.metrics.image_evaluation import ImageEvaluation, evaluate_images
 from isocline.metrics.image_likelihood import image_likelihood
 from isocline.metrics.image_metrics import ImageReference
 from isocline.metrics.settings import ImageSettings
@@ -76,10 +76,7 @@ def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
         outputs / "samples.safetensors", {f"nfe_{n}": g for n, g in zip(result.nfe, result.grids, strict=True)}
     )
     write_tensors(outputs / "trajectory.safetensors", {"t": result.times, "states": result.trajectory})
-    for nfe, grid in zip(result.nfe, result.grids, strict=True):
-        run.artifact(_sheet(run, f"nfe-{nfe:04d}.png", tile(grid.numpy(), square_columns(len(grid)))), "samples")
-    picks = thin(len(result.trajectory), 12)
-    run.artifact(_sheet(run, "trajectory.png", film(result.trajectory[picks].numpy(), 8)), "samples")
+    _draw(run, result)
     write_curve(Path(f"plots/nfe-{item}.csv"), result.estimates())
     write_json(Path(f"metrics/evaluate-{item}.json"), document)
     run.document(document)
@@ -87,6 +84,14 @@ def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
         run.tag("isocline.teacher", model.teacher)
     for nfe, rate in result.rates.items():
         run.timing(f"samples_per_second_nfe_{nfe}", rate)
+
+
+def _draw(run: StageRun, result: ImageEvaluation) -> None:
+    """Log the samples at each budget and the trajectory as pictures."""
+    for nfe, grid in zip(result.nfe, result.grids, strict=True):
+        run.artifact(_sheet(run, f"nfe-{nfe:04d}.png", tile(grid.numpy(), square_columns(len(grid)))), "samples")
+    picks = thin(len(result.trajectory), 12)
+    run.artifact(_sheet(run, "trajectory.png", film(result.trajectory[picks].numpy(), 8)), "samples")
 
 
 def _sheet(run: StageRun, name: str, pixels: NDArray[np.uint8]) -> Path:

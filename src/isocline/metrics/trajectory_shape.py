@@ -46,9 +46,8 @@ def straightness(ts: Tensor, ys: Tensor) -> Tensor:
     Raises:
         ValueError: if there are fewer than two states.
     """
-    if len(ys) < 2:
-        raise ValueError(f"{len(ys)} state: straightness needs a trajectory; sample with save_steps=True")
-    times, states = ts.double().reshape(len(ys)), ys.double().flatten(2)
+    states = _states(ys, "straightness")
+    times = ts.double().reshape(len(ys))
     steps, whole = times.diff(), times[-1] - times[0]
     slopes = states.diff(dim=0) / steps[:, None, None]
     bend = (slopes - (states[-1] - states[0]) / whole).square().mean(-1)
@@ -75,9 +74,7 @@ def total_curvature(ys: Tensor) -> Tensor:
     Raises:
         ValueError: if there are fewer than two states.
     """
-    if len(ys) < 2:
-        raise ValueError(f"{len(ys)} state: curvature needs a trajectory; sample with save_steps=True")
-    segments = ys.double().flatten(2).diff(dim=0)
+    segments = _states(ys, "curvature").diff(dim=0)
     lengths = segments.norm(dim=-1, keepdim=True)
     directions = segments / lengths.where(lengths > 0, 1.0)
     for index in range(1, len(directions)):
@@ -105,3 +102,10 @@ def trajectory_shape(solution: Solution, process: GaussianProcess) -> Trajectory
     positions = variable.position(process, times)
     ys = torch.stack([variable.from_state(process, s, x) for s, x in zip(positions, states, strict=True)])
     return TrajectoryShape(straightness(positions, ys), total_curvature(ys))
+
+
+def _states(ys: Tensor, wanted: str) -> Tensor:
+    """The states of trajectories as vectors ``(K, B, d)``, float64."""
+    if len(ys) < 2:
+        raise ValueError(f"{len(ys)} state: {wanted} needs a trajectory; sample with save_steps=True")
+    return ys.double().flatten(2)

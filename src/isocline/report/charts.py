@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -38,6 +39,14 @@ def interval(reading: Reading) -> tuple[float, float]:
 def _style(model: Model, colours: Mapping[str, int]) -> dict[str, object]:
     index = colours.get(model.name, 0)
     return {"colour": index, "marker": MARKERS[index % len(MARKERS)], "dashed": model.teacher is not None}
+
+
+def error_series(name: str, curve: Mapping[int, Reading], **style: Any) -> Series:
+    """One curve over NFE with a band of ± one standard error; further arguments are those of `Series`."""
+    mean = tuple(reading.mean for reading in curve.values())
+    errors = tuple(reading.se or 0.0 for reading in curve.values())
+    low, high = (tuple(m + sign * e for m, e in zip(mean, errors, strict=True)) for sign in (-1, 1))
+    return Series(name, tuple(map(float, curve)), mean, low, high, **style)
 
 
 def curve_series(models: Sequence[Model], metric: str, colours: Mapping[str, int]) -> list[Series]:

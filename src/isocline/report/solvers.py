@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from isocline.report import tables
-from isocline.report.charts import Chart
-from isocline.report.figures import MARKERS, NARROW, WIDE, Axis, Rule, Series, line_chart, number, swatch
+from isocline.report.charts import Chart, error_series
+from isocline.report.figures import MARKERS, NARROW, WIDE, Axis, Rule, line_chart, number, swatch
 from isocline.report.sources import Reading
 
 __all__ = ["Study", "solver_studies"]
@@ -53,21 +53,8 @@ def _chart(model: str, document: Mapping[str, Any]) -> Chart | None:
     """The distance over evaluations; bands are one standard error, the line is the accurate flow's."""
     series = []
     for index, (name, curve) in enumerate(_curves(document, "frechet").items()):
-        mean = tuple(reading.mean for reading in curve.values())
-        errors = tuple(reading.se or 0.0 for reading in curve.values())
-        low, high = (tuple(m + sign * e for m, e in zip(mean, errors, strict=True)) for sign in (-1, 1))
-        series.append(
-            Series(
-                _shown(name),
-                tuple(map(float, curve)),
-                mean,
-                low,
-                high,
-                colour=index,
-                marker=MARKERS[index % len(MARKERS)],
-                dashed=name in _made(document),
-            )
-        )
+        marker, dashed = MARKERS[index % len(MARKERS)], name in _made(document)
+        series.append(error_series(_shown(name), curve, colour=index, marker=marker, dashed=dashed))
     if not series:
         return None
     reference = Reading.parse((document.get("reference") or {}).get("frechet"))

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from isocline.metrics.collapse import Diversity, collapse
 from isocline.metrics.uncertainty import Estimate
 from isocline.report import tables
-from isocline.report.charts import Chart
-from isocline.report.figures import MARKERS, NARROW, WIDE, Axis, Rule, Series, count, line_chart, number, swatch
+from isocline.report.charts import Chart, error_series
+from isocline.report.figures import MARKERS, NARROW, WIDE, Axis, Rule, count, line_chart, number, swatch
 from isocline.report.sources import Model, Reading, Sources
 
 __all__ = ["Group", "ratio", "student_groups"]
@@ -72,13 +72,6 @@ def _many(teacher: Model) -> int | None:
     return max([nfe for nfe in budgets if nfe <= MANY] or budgets, default=None)
 
 
-def _series(name: str, curve: Mapping[int, Reading], **style: Any) -> Series:
-    mean = tuple(reading.mean for reading in curve.values())
-    errors = tuple(reading.se or 0.0 for reading in curve.values())
-    low, high = (tuple(m + sign * e for m, e in zip(mean, errors, strict=True)) for sign in (-1, 1))
-    return Series(name, tuple(map(float, curve)), mean, low, high, **style)
-
-
 def _best_solver(study: Mapping[str, Any]) -> dict[int, Reading]:
     """The best sampler's distance at each budget of the teacher's study."""
     found = {}
@@ -98,12 +91,12 @@ def _chart(
         index = colours.get(model.name, 0)
         if curve := model.curve("frechet"):
             marker = MARKERS[index % len(MARKERS)]
-            series.append(_series(model.name, curve, colour=index, marker=marker, dashed=model is not teacher))
+            series.append(error_series(model.name, curve, colour=index, marker=marker, dashed=model is not teacher))
     if not any(s.dashed for s in series):
         return None
     note = "Solid: the teacher. Dashed: its students. Bands: ± one standard error over sampling seeds."
     if best := _best_solver(study):
-        series.insert(1, _series(f"{teacher.name}, best solver", best, colour=7, marker="cross"))
+        series.insert(1, error_series(f"{teacher.name}, best solver", best, colour=7, marker="cross"))
         of = (study.get("protocol") or {}).get("samples")
         note += f" Best solver: from the study of samplers, by its own count of images ({of})." if of else ""
     many = _many(teacher)
@@ -235,8 +228,7 @@ def _cost(teacher: Model, students: Sequence[Model], colours: Mapping[str, int])
         return tables.Cell(count(value)) if isinstance(value, int) else tables.Cell()
 
     def shape(model: Model, metric: str) -> tables.Cell:
-        curve = model.curve(metric)
-        return tables.cell(model.reading(metric) or (curve[max(curve)] if curve else None))
+        return tables.cell(model.reading(metric))
 
     columns: dict[str, Callable[[Model], tables.Cell]] = {
         "steps × batch": trained,
