@@ -245,7 +245,6 @@ def test_parts_that_do_not_fit_together_are_refused_before_anything_runs(default
         [
             "~models.vp",
             "~matrix.images.vp",
-            "~matrix.solvers.vp",
             "~students.consistency",
             "~matrix.images.consistency",
         ],
