@@ -8,9 +8,11 @@ from typing import Any
 from isocline.app.artifacts import build, device_of, load_model, load_tensors
 from isocline.app.evaluation_stage import metrics_document, model_section, write_curve, write_json
 from isocline.app.judges import load_text_judges
+from isocline.datasets.storage import write_tensors
 from isocline.datasets.tokenizer import MASK_SHOWN, Tokenizer
 from isocline.metrics.settings import TextSettings
-from isocline.metrics.text_evaluation import evaluate_text, likelihood, text_floor
+from isocline.metrics.text_evaluation import evaluate_text, text_floor
+from isocline.metrics.text_likelihood import likelihood_tensors, likelihood_values, text_likelihoods
 from isocline.metrics.text_metrics import TextReference
 from isocline.metrics.text_statistics import vocabulary_of
 from isocline.randomness import derive_seed
@@ -34,9 +36,10 @@ def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
         held_out=[tokenizer.decode(row) for row in test["tokens"]],
         vocabulary=vocabulary_of(tokenizer.decode(row) for row in train["tokens"]),
     )
-    scored = likelihood(
+    scored = text_likelihoods(
         model.network, model.objective, test["tokens"][:rows], test["characters"][:rows],
-        seed=seed, strata=settings.strata, batch_size=settings.batch_size, device=device,
+        seed=seed, strata=settings.strata, chain_sequences=settings.chain_sequences,
+        batch_size=settings.batch_size, device=device,
     )  # fmt: skip
     result = evaluate_text(
         model.network, model.process, model.sampler, reference, settings, length, seed, device=device,
@@ -48,17 +51,15 @@ def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
         "seeds": settings.seeds,
         "length": length,
         "likelihood_sequences": min(rows, len(test["tokens"])),
+        "chain_sequences": min(settings.chain_sequences, rows),
         "strata": settings.strata,
         "floor": f"validation sequences, {settings.sequences} a set",
         "sampler": section["sampler"],
     }
-    more = {
-        "bits_per_char": {**scored.bits_per_char.as_dict(), "kind": scored.kind},
-        "perplexity": {**scored.perplexity.as_dict(), "kind": scored.kind},
-    }
     floor = text_floor(reference, settings.metrics.values(), valid["tokens"], settings.sequences, settings.seeds, seed)
-    document = metrics_document(result.values, floor, protocol, **more)
+    document = metrics_document(result.values, floor, protocol, **likelihood_values(scored))
     outputs = Path("data/evaluations") / item
+    write_tensors(outputs / "likelihood.safetensors", likelihood_tensors(scored))
     trajectory = [state._asdict() for state in result.trajectory]
     write_json(outputs / "texts.json", {"mask": MASK_SHOWN, "samples": result.texts, "trajectory": trajectory})
     run.artifact(outputs / "texts.json", "samples")

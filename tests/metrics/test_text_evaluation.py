@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from isocline.metrics.settings import TextSettings
-from isocline.metrics.text_evaluation import evaluate_text, likelihood, text_floor
+from isocline.metrics.text_evaluation import evaluate_text, text_floor
 from isocline.metrics.text_metrics import GenerativePerplexity, TextReference
-from isocline.objectives.sequence_likelihood import LikelihoodEstimate
 
 LENGTH, LETTERS = 24, "ab _"
 LAW = torch.tensor([0.5, 0.3, 0.2, 0.0], dtype=torch.float64)
@@ -39,11 +38,6 @@ class Independent:
         return SimpleNamespace(ts=ts.double(), ys=ys, final=ys[-1], stats=stats, raise_on_failure=lambda: None)
 
 
-class KnownLaw:
-    def negative_log_likelihood(self, network, tokens, generator, strata):
-        return LikelihoodEstimate(-LAW[tokens].log().sum(1), "exact")
-
-
 @pytest.fixture
 def reference():
     return TextReference(
@@ -57,16 +51,6 @@ def reference():
 @pytest.fixture
 def settings():
     return TextSettings(sequences=96, seeds=3, nfe=(1, 4, 64), batch_size=50, texts=2, trajectory_states=3)
-
-
-def test_bits_per_character_of_the_source_under_itself_is_its_entropy():
-    tokens = source(2000, 5)
-    found = likelihood(
-        torch.nn.Identity(), KnownLaw(), tokens, torch.full((2000,), LENGTH), seed=0, strata=4, batch_size=300
-    )
-    assert abs(found.bits_per_char.mean - ENTROPY / math.log(2)) < 4 * found.bits_per_char.se
-    assert abs(found.perplexity.mean - math.exp(ENTROPY)) < 4 * found.perplexity.se
-    assert found.kind == "exact"
 
 
 def test_generative_perplexity_falls_to_the_floor_as_evaluations_grow(reference, settings):

@@ -71,13 +71,6 @@ def test_the_integral_over_time_and_the_fixed_count_form_agree_for_any_network()
     assert error.mean().abs() < 4 * standard_error(error)
 
 
-def test_left_to_right_is_exact_for_the_exact_denoiser():
-    truth, _, network, objective = setup()
-    found = objective.left_to_right_likelihood(network, truth.sequences)
-    assert found.kind == "exact"
-    torch.testing.assert_close(found.nats, truth.nats(truth.sequences))
-
-
 def test_exactly_the_asked_number_of_positions_is_masked_and_every_subset_is_as_likely():
     tokens = torch.zeros(30_000, 4, dtype=torch.int64)
     count = torch.full((30_000,), 2)

@@ -140,6 +140,8 @@ class TextSettings:
         batch_size: sequences sampled or scored at once; part of the protocol, since a batch shares its random stream.
         likelihood_sequences: test sequences, the first of the split.
         strata: strata of t per sequence for a bound.
+        chain_sequences: of them, the first so many that a masked model scores by the chain rule too, which costs it
+            one evaluation per token and order; 0 for none.
         metrics: measured at every budget, by name (the names only order and override them).
         texts: generated texts kept per NFE, of the first seed.
         trajectory_nfe: evaluations of the kept trajectory.
@@ -152,6 +154,7 @@ class TextSettings:
     batch_size: int = 64
     likelihood_sequences: int = 512
     strata: int = 32
+    chain_sequences: int = 64
     metrics: Mapping[str, AbstractTextMetric] = field(default_factory=_text_metrics)
     texts: int = 8
     trajectory_nfe: int = 32
@@ -160,6 +163,8 @@ class TextSettings:
     def __post_init__(self) -> None:
         _positive(self, "sequences", "seeds", "batch_size", "likelihood_sequences", "strata", "texts")
         _positive(self, "trajectory_nfe", "trajectory_states")
+        if self.chain_sequences:
+            _positive(self, "chain_sequences")
         _budgets("nfe", self.nfe)
         if not self.metrics:
             raise ValueError("evaluation: metrics is empty; name at least one")

@@ -1,4 +1,4 @@
-"""Evaluate a language model: likelihood, and what it generates at each number of function evaluations.
+"""Evaluate what a language model generates at each number of function evaluations.
 
 Generative perplexity alone rewards dull text, so every value of it stands beside the entropy of the same sequences:
 the frontier (perplexity, entropy, NFE). The judges are never the model under test.
@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from isocline.metrics.perplexity import bits_per_character, corpus_perplexity
 from isocline.metrics.settings import TextSettings
 from isocline.metrics.text_metrics import AbstractTextMetric, TextReference
 from isocline.metrics.uncertainty import Estimate
@@ -23,28 +22,12 @@ from isocline.randomness import generator
 
 __all__ = [
     "Generated",
-    "Likelihood",
     "TextEvaluation",
     "TextSample",
     "evaluate_text",
     "generate",
-    "likelihood",
     "text_floor",
 ]
-
-
-class Likelihood(NamedTuple):
-    """Likelihood of held-out text.
-
-    Attributes:
-        bits_per_char: with the ratio estimator's standard error.
-        perplexity: per token.
-        kind: ``exact`` or ``bound``.
-    """
-
-    bits_per_char: Estimate
-    perplexity: Estimate
-    kind: str
 
 
 class Generated(NamedTuple):
@@ -116,42 +99,6 @@ class TextEvaluation:
             name: {nfe: Estimate.from_values(seeds) for nfe, seeds in curve.items()}
             for name, curve in self.values.items()
         }
-
-
-def likelihood(
-    network: nn.Module,
-    objective: Any,
-    tokens: Tensor,
-    characters: Tensor,
-    *,
-    seed: int,
-    strata: int,
-    batch_size: int,
-    device: str | torch.device = "cpu",
-) -> Likelihood:
-    """Score held-out sequences by the model's own likelihood.
-
-    Args:
-        network: the model.
-        objective: has ``negative_log_likelihood(network, tokens, generator, strata)``.
-        tokens: ``(N, L)`` int64.
-        characters: characters that each row decodes to, ``(N,)``.
-        seed: run seed.
-        strata: strata of t per sequence, where the likelihood is a bound.
-        batch_size: rows scored at once.
-        device: where the network is.
-    """
-    parts, kind = [], "exact"
-    for start in range(0, len(tokens), batch_size):
-        stream = generator(seed, "likelihood", start, device=device)
-        with torch.inference_mode():
-            scored = objective.negative_log_likelihood(
-                network, tokens[start : start + batch_size].to(device), stream, strata
-            )
-        parts.append(scored.nats.double().cpu())
-        kind = scored.kind
-    nats = torch.cat(parts)
-    return Likelihood(bits_per_character(nats, characters), corpus_perplexity(nats, tokens.shape[1]), kind)
 
 
 def generate(

@@ -96,25 +96,3 @@ class MaskedDiffusion(Objective):
             z = mask_exactly(tokens, count, self.process.mask, generator)
             nats += self.cross_entropy(network, tokens, z, t, cond).double() * (length / count)
         return LikelihoodEstimate(nats / strata, "bound")
-
-    @torch.no_grad()
-    def left_to_right_likelihood(
-        self, network: nn.Module, tokens: Tensor, cond: Tensor | None = None
-    ) -> LikelihoodEstimate:
-        """−Σ_i log p(x_i | x_<i, all later positions masked): exact for generation from left to right, one by one.
-
-        Args:
-            network: ``network(t, z, cond) -> (B, L, V)``.
-            tokens: ``(B, L)``; L evaluations per sequence.
-            cond: condition or None.
-        """
-        batch, length = tokens.shape
-        nats = torch.zeros(batch, dtype=torch.float64, device=tokens.device)
-        for position in range(length):
-            z = tokens.clone()
-            z[:, position:] = self.process.mask
-            count = torch.full((batch,), float(length - position), dtype=torch.float64, device=tokens.device)
-            t = self.process.schedule.inverse(1.0 - count / length)
-            log_probs = self.process.clean_log_probs(network(t, z, cond), z)
-            nats -= token_log_probs(log_probs, tokens)[:, position].double()
-        return LikelihoodEstimate(nats, "exact")

@@ -1,0 +1,152 @@
+"""Likelihood of held-out text under a language model, by every way that is valid for it.
+
+The model's own objective gives an exact value or a bound. A model with an absorbing kernel can also write one token
+at a time, which has a likelihood by the chain rule: exact from left to right, a bound over random orders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from isocline.metrics.perplexity import bits_per_character, corpus_perplexity
+from isocline.metrics.uncertainty import Estimate
+from isocline.objectives.chain_likelihood import any_order_likelihood, left_to_right_likelihood
+from isocline.objectives.sequence_likelihood import LikelihoodEstimate
+from isocline.processes.kernel import AbsorbingKernel
+from isocline.randomness import generator
+
+__all__ = [
+    "ANY_ORDER",
+    "LEFT_TO_RIGHT",
+    "OWN",
+    "TextLikelihood",
+    "likelihood_tensors",
+    "likelihood_values",
+    "text_likelihoods",
+    "tightest",
+]
+
+OWN, LEFT_TO_RIGHT, ANY_ORDER = "own", "left_to_right", "any_order"
+"""Names of likelihoods: the objective's own, and the two by the chain rule."""
+
+_Score = Callable[[Tensor, torch.Generator], LikelihoodEstimate]
+
+
+@dataclass(frozen=True)
+class TextLikelihood:
+    """Likelihood of held-out sequences.
+
+    Attributes:
+        nats: negative log-likelihood of each sequence, ``(N,)`` float64.
+        characters: characters that each sequence decodes to, ``(N,)``.
+        length: tokens of a sequence.
+        kind: ``exact`` or ``bound``.
+    """
+
+    nats: Tensor
+    characters: Tensor
+    length: int
+    kind: str
+
+    @property
+    def bits_per_char(self) -> Estimate:
+        """Corpus bits per character with the ratio estimator's standard error."""
+        return bits_per_character(self.nats, self.characters)
+
+    @property
+    def perplexity(self) -> Estimate:
+        """Corpus perplexity per token."""
+        return corpus_perplexity(self.nats, self.length)
+
+
+def text_likelihoods(
+    network: nn.Module,
+    objective: Any,
+    tokens: Tensor,
+    characters: Tensor,
+    *,
+    seed: int,
+    strata: int,
+    chain_sequences: int,
+    batch_size: int,
+    device: str | torch.device = "cpu",
+) -> dict[str, TextLikelihood]:
+    """Score held-out sequences by every likelihood that the model has.
+
+    Args:
+        network: the model.
+        objective: with ``negative_log_likelihood(network, tokens, generator, strata)`` if it has one, and with
+            ``process`` if it has one; an absorbing process admits the chain rule.
+        tokens: ``(N, L)`` int64.
+        characters: characters that each row decodes to, ``(N,)``.
+        seed: run seed.
+        strata: strata of t per sequence, where the objective's own likelihood is a bound.
+        chain_sequences: the first rows so many are scored by the chain rule, L evaluations each and order; 0 for none.
+        batch_size: rows scored at once.
+        device: where the network is.
+
+    Returns:
+        By name, in the order `OWN`, `LEFT_TO_RIGHT`, `ANY_ORDER`; empty for a model without a valid likelihood.
+    """
+    ways: dict[str, tuple[_Score, int]] = {}
+    own = getattr(objective, "negative_log_likelihood", None)
+    if own is not None:
+        ways[OWN] = (lambda rows, stream: own(network, rows, stream, strata), len(tokens))
+    kernel = getattr(objective, "process", None)
+    if isinstance(kernel, AbsorbingKernel) and chain_sequences:
+        ways[LEFT_TO_RIGHT] = (lambda rows, _: left_to_right_likelihood(network, kernel, rows), chain_sequences)
+        ways[ANY_ORDER] = (lambda rows, stream: any_order_likelihood(network, kernel, rows, stream), chain_sequences)
+    found = {}
+    for name, (score, rows) in ways.items():
+        parts, kind = [], ""
+        for start in range(0, len(tokens[:rows]), batch_size):
+            purpose = "likelihood" if name == OWN else f"likelihood-{name}"
+            stream = generator(seed, purpose, start, device=device)
+            with torch.inference_mode():
+                scored = score(tokens[:rows][start : start + batch_size].to(device), stream)
+            parts.append(scored.nats.double().cpu())
+            kind = scored.kind
+        found[name] = TextLikelihood(torch.cat(parts), characters[:rows], tokens.shape[1], kind)
+    return found
+
+
+def tightest(found: Mapping[str, TextLikelihood]) -> str | None:
+    """Name the likelihood that gives the text the highest probability, over the sequences that all of them scored.
+
+    Every one of them is valid, for the model that generates in its way; None if there is none.
+    """
+    if not found:
+        return None
+    shared = min(len(one.nats) for one in found.values())
+    return min(found, key=lambda name: float(found[name].nats[:shared].mean()))
+
+
+def likelihood_values(found: Mapping[str, TextLikelihood]) -> dict[str, dict[str, Any]]:
+    """Named metrics: ``bits_per_char`` and ``perplexity`` by the objective, ``bits_per_char_<name>`` by the chain rule.
+
+    ``bits_per_char_tightest`` repeats the one that `tightest` chose and names it (``likelihood``). Nothing is named
+    that was not measured.
+    """
+    values: dict[str, dict[str, Any]] = {}
+    for name, one in found.items():
+        bits = {**one.bits_per_char.as_dict(), "kind": one.kind}
+        if name == OWN:
+            values |= {"bits_per_char": bits, "perplexity": {**one.perplexity.as_dict(), "kind": one.kind}}
+        else:
+            values[f"bits_per_char_{name}"] = bits
+    best = tightest(found)
+    if best is not None:
+        one = found[best]
+        values["bits_per_char_tightest"] = {**one.bits_per_char.as_dict(), "kind": one.kind, "likelihood": best}
+    return values
+
+
+def likelihood_tensors(found: Mapping[str, TextLikelihood]) -> dict[str, Tensor]:
+    """Nats of every sequence by name, and ``characters``: what a paired comparison of two models needs."""
+    longest = max((one.characters for one in found.values()), key=len, default=torch.zeros(0))
+    return {"characters": longest.double(), **{name: one.nats for name, one in found.items()}}
