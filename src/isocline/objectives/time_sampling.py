@@ -13,6 +13,7 @@ from isocline.processes.gaussian import GaussianProcess
 __all__ = [
     "AbstractTimes",
     "AntitheticTimes",
+    "ClippedTimes",
     "LogNormalNoiseTimes",
     "LogRatioTimes",
     "LogitNormalTimes",
@@ -187,3 +188,32 @@ class LogNormalNoiseTimes(AbstractTimes):
         normals = _standard_normals(n, self.unit, process, generator)
         t = process.schedule.inverse_log_ratio(-(self.mean + self.sd * normals))
         return t.clamp(process.t_min, process.t_max)
+
+
+class ClippedTimes(AbstractTimes):
+    """Uniform on a part of the range: training where the loss has little variance and much to teach.
+
+    Fit for a network that is evaluated by a loss over the whole range: the clipped integral is no bound.
+
+    Source: *Block Diffusion: Interpolating Between Autoregressive and Diffusion Language Models*, Arriola et al., 2025,
+    §4.3 (clipped noise schedules).
+
+    Args:
+        first: share of the range at which it starts, β.
+        last: share at which it ends, ω.
+        unit: how the uniform draws are made, `StratifiedTimes` by default.
+
+    Raises:
+        ValueError: unless 0 <= first < last <= 1.
+    """
+
+    def __init__(self, first: float, last: float, unit: AbstractTimes | None = None) -> None:
+        if not 0.0 <= first < last <= 1.0:
+            raise ValueError(f"first={first}, last={last}: need 0 <= first < last <= 1, shares of the range of times")
+        self.first, self.last = first, last
+        self.unit = StratifiedTimes() if unit is None else unit
+
+    def __call__(self, n: int, process: GaussianProcess, generator: torch.Generator) -> Tensor:
+        """Draw n times."""
+        share = self.first + (self.last - self.first) * _shares(n, self.unit, process, generator)
+        return _into_range(share, process)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from isocline.processes.kernel import AbstractKernel
+from isocline.processes.corruption import AbstractCorruption
 
 __all__ = ["EnumeratedDenoiser", "EnumeratedLaw", "EnumeratedNextToken"]
 
@@ -80,7 +80,7 @@ class EnumeratedDenoiser(nn.Module):
         kernel: the corruption.
     """
 
-    def __init__(self, law: EnumeratedLaw, kernel: AbstractKernel) -> None:
+    def __init__(self, law: EnumeratedLaw, kernel: AbstractCorruption) -> None:
         super().__init__()
         self.law = law
         self.kernel = kernel
@@ -89,12 +89,13 @@ class EnumeratedDenoiser(nn.Module):
         """Evaluate at ``t`` ``()`` or ``(B,)`` and tokens ``z`` ``(B, L)``; ``(B, L, V)`` float64."""
         law = self.law
         onehot = F.one_hot(law.sequences, law.vocab_size).double()
-        a = self.kernel.schedule.a(torch.as_tensor(t)).expand(len(z)).reshape(-1, 1, 1)
-        same = (z.unsqueeze(1) == law.sequences).double()
-        noise = self.kernel.stationary()[z].unsqueeze(1)
+        time = torch.as_tensor(t, dtype=torch.float64)
+        column = self.kernel.likelihood(torch.zeros_like(time), time, z).expand(*z.shape, -1)
+        likelihood = torch.stack([column[:, i, law.sequences[:, i]] for i in range(law.length)], dim=-1)
         # A symbol that noise never yields is evidence whatever the time, even in a prompt at t = 1, where a = 0.
-        likelihood = torch.where(noise > 0, a * same + (1.0 - a) * noise, same)
-        joint = likelihood.prod(-1) * law.probs
+        impossible = likelihood.amax(1, keepdim=True) == 0
+        same = (z.unsqueeze(1) == law.sequences).double()
+        joint = torch.where(impossible, same, likelihood).prod(-1) * law.probs
         posterior = joint / joint.sum(-1, keepdim=True)
         return torch.einsum("bn,nlv->blv", posterior, onehot).log()
 
