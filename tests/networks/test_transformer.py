@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from isocline.networks.transformer import PatchTransformer, RelativeBias, TokenTransformer
+from isocline.networks.attention import RelativeBias
+from isocline.networks.transformer import PatchTransformer, TokenTransformer
 
 
 def perturbed(network: torch.nn.Module, seed: int = 0) -> torch.nn.Module:

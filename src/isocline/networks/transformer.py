@@ -6,73 +6,14 @@ References: "Scalable Diffusion Models with Transformers", Peebles and Xie, 2023
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from isocline.networks.attention import Attention, KeyValueCache, RelativeBias
 from isocline.networks.embedding import ConditionEmbedding
 
-__all__ = ["KeyValueCache", "PatchTransformer", "RelativeBias", "TokenTransformer", "Transformer"]
-
-
-class KeyValueCache(NamedTuple):
-    """Keys and values of the tokens seen so far, one pair per block, each ``(B, heads, L, D/heads)``."""
-
-    keys: list[Tensor]
-    values: list[Tensor]
-
-
-class RelativeBias(nn.Module):
-    """A learned bias of attention logits per head and signed distance j − i (T5, Raffel et al., 2020, §2.1).
-
-    It begins at −slope |j − i − offset| (ALiBi, Press et al., 2022, with a direction): head 0 looks at the left
-    neighbour, head 1 at the right one, the others at ever wider surroundings. From zero, a bidirectional network
-    stays at unigram frequencies for more than a thousand steps (docs/results/relative-bias.md).
-
-    Args:
-        heads: attention heads.
-        length: longest sequence L.
-    """
-
-    def __init__(self, heads: int, length: int) -> None:
-        super().__init__()
-        self.length = length
-        distance = torch.arange(1 - length, length, dtype=torch.float32)
-        offsets = torch.tensor([-1.0, 1.0, *[0.0] * heads][:heads])
-        slopes = torch.tensor([2.0, 2.0, *(2.0 * 4.0**-k for k in range(1, heads))][:heads])
-        self.table = nn.Parameter(-slopes[:, None] * (distance - offsets[:, None]).abs())
-
-    def forward(self, length: int) -> Tensor:
-        """Return the bias ``(heads, length, length)``, queries first."""
-        i = torch.arange(length, device=self.table.device)
-        return self.table[:, i - i[:, None] + self.length - 1]
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention, bidirectional or causal; bidirectional with a relative bias where one is given."""
-
-    def __init__(self, width: int, heads: int, causal: bool, bias: RelativeBias | None = None) -> None:
-        super().__init__()
-        self.heads = heads
-        self.causal = causal
-        self.bias = bias
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-
-    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Project ``(B, L, D)`` to queries, keys and values, each ``(B, heads, L, D/heads)``."""
-        batch, length, width = x.shape
-        q, k, v = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        return q, k, v
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Attend within a sequence; ``(B, L, D)`` to ``(B, L, D)``."""
-        q, k, v = self.split(x)
-        mask = None if self.bias is None else self.bias(x.shape[1]).to(q.dtype)
-        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=self.causal)
-        return self.out(y.transpose(1, 2).reshape(x.shape))
+__all__ = ["Block", "PatchTransformer", "TokenTransformer", "Transformer"]
 
 
 class Block(nn.Module):
@@ -103,11 +44,24 @@ class Block(nn.Module):
         x = torch.addcmul(x, gate1, self.attention(torch.addcmul(shift1, self.norm1(x), 1 + scale1)))
         return torch.addcmul(x, gate2, self.mlp(torch.addcmul(shift2, self.norm2(x), 1 + scale2)))
 
-    def decode(self, x: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Apply an unconditional causal block to one new token ``(B, 1, D)`` given the cached keys and values."""
+    def decode(
+        self, x: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Apply an unconditional block to new tokens ``(B, Q, D)`` given the cached keys and values.
+
+        Args:
+            x: embeddings of the new tokens.
+            key: of the tokens before, ``(B, heads, P, D/heads)``.
+            value: likewise.
+            mask: added to the attention logits, ``(Q, P + Q)`` or ``(heads, Q, P + Q)``; None lets every new token see
+                all tokens.
+
+        Returns:
+            The new tokens, and the keys and values of all ``P + Q`` tokens.
+        """
         q, k, v = self.attention.split(self.norm1(x))
         key, value = torch.cat([key, k], dim=2), torch.cat([value, v], dim=2)
-        y = F.scaled_dot_product_attention(q, key, value)
+        y = F.scaled_dot_product_attention(q, key, value, mask)
         x = x + self.attention.out(y.transpose(1, 2).reshape(x.shape))
         return x + self.mlp(self.norm2(x)), key, value
 
