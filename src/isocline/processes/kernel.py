@@ -132,7 +132,7 @@ class AbstractFixedNoiseKernel(AbstractKernel):
 
 
 def copy_visible(log_probs: Tensor, z: Tensor, masked: Tensor) -> Tensor:
-    """Log-laws ``(B, L, V)`` with certainty of the token of ``z`` ``(B, L)`` wherever it is not ``masked``."""
+    """Log-laws ``(B, L, V)`` made certain of the token of ``z`` ``(B, L)`` where that is not ``masked``, the mask."""
     visible = ~masked.unsqueeze(-1)
     # The law of a visible token is 1 at its symbol; that of a masked one is 0 at the mask already.
     certain = torch.zeros_like(visible, dtype=log_probs.dtype).masked_fill(~visible, -torch.inf)

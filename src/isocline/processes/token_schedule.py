@@ -14,6 +14,9 @@ from torch import Tensor
 
 __all__ = ["AbstractSurvival", "CosineSurvival", "GeometricSurvival", "LinearSurvival", "PolynomialSurvival"]
 
+# Halvings of [0, 1] after which a float64 time is as exact as it can be.
+_HALVINGS = 60
+
 
 class AbstractSurvival(ABC):
     """The probability a(t) that a token survives to time t; ``t`` of any shape, results float64 of that shape."""
@@ -26,9 +29,16 @@ class AbstractSurvival(ABC):
     def da(self, t: Tensor) -> Tensor:
         """Derivative a'(t), at most 0."""
 
-    @abstractmethod
     def inverse(self, a: Tensor) -> Tensor:
-        """Time at which the survival probability is ``a``, for ``a`` in [0, 1]."""
+        """Time at which the survival probability is ``a``, for ``a`` in [0, 1]; by bisection unless overridden."""
+        a = a.double()
+        low, high = torch.zeros_like(a), torch.ones_like(a)
+        for _ in range(_HALVINGS):
+            middle = 0.5 * (low + high)
+            late = self.a(middle) < a
+            low, high = torch.where(late, low, middle), torch.where(late, middle, high)
+        # An end is met exactly: the halvings approach it only.
+        return torch.where(a >= 1.0, 0.0, torch.where(a <= 0.0, 1.0, 0.5 * (low + high)))
 
     def hazard(self, t: Tensor) -> Tensor:
         """Rate −a'/(1−a), with which generation decides an undecided token; infinite at t = 0."""

@@ -1,0 +1,85 @@
+"""Masking with a schedule per token: some symbols are hidden earlier than others, and generation decides them later.
+
+Source: "Simplified and Generalized Masked Diffusion for Discrete Data", Shi et al., 2024, section 6 (GenMD4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from isocline.processes.corruption import AbstractCorruption, uniforms
+from isocline.processes.kernel import copy_visible
+from isocline.processes.learned_schedule import PolynomialTokenSurvival
+
+__all__ = ["TokenwiseAbsorbingKernel"]
+
+
+class TokenwiseAbsorbingKernel(AbstractCorruption):
+    """q_t = a_x(t) δ_x + (1 − a_x(t)) δ_mask: the survival depends on the token that is hidden.
+
+    A mask then says something about its token, and the bound depends on the schedules, which can be learned. Not of
+    the form a δ_x + n_t.
+
+    Args:
+        vocab_size: vocabulary V, the mask token counted.
+        schedule: a_v(t) = 1 − t^w_v for every token; made here if absent, with w = 1.
+
+    Raises:
+        ValueError: if the schedule is of another vocabulary.
+    """
+
+    def __init__(self, vocab_size: int, schedule: PolynomialTokenSurvival | None = None) -> None:
+        super().__init__(vocab_size)
+        self.schedule = PolynomialTokenSurvival(vocab_size) if schedule is None else schedule
+        if self.schedule.vocab_size != vocab_size:
+            raise ValueError(f"schedule.vocab_size = {self.schedule.vocab_size}: must be vocab_size = {vocab_size}")
+
+    def stationary(self, device: torch.device | str = "cpu") -> Tensor:
+        """δ_mask."""
+        return F.one_hot(torch.tensor(self.mask, device=device), self.vocab_size).double()
+
+    def prior(self, shape: Sequence[int], generator: torch.Generator, device: torch.device | str = "cpu") -> Tensor:
+        """All positions masked; the generator is not used."""
+        return torch.full(tuple(shape), self.mask, dtype=torch.int64, device=device)
+
+    def undecided(self, z: Tensor) -> Tensor:
+        """The masked positions."""
+        return z == self.mask
+
+    def clean_log_probs(self, logits: Tensor, z: Tensor) -> Tensor:
+        """Substitution as in `AbsorbingKernel`: the mask is never a clean token, a visible token is copied."""
+        return copy_visible(super().clean_log_probs(logits, z), z, self.undecided(z))
+
+    def sample(self, x0: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
+        """Corrupt clean tokens ``x0`` ``(B, L)`` to time ``t`` (``()`` or ``(B,)``); int64 ``(B, L)``."""
+        keep = uniforms(x0.shape, generator, x0.device)
+        return torch.where(keep < self.survival(x0, t), x0, self.mask)
+
+    def survival(self, x0: Tensor, t: Tensor) -> Tensor:
+        """a_x(t) of every token of ``x0`` ``(B, L)``; ``(B, L)`` float64, differentiable in the exponents."""
+        return self.schedule.a(t).expand(len(x0), -1).gather(-1, x0)
+
+    def push(self, s: Tensor, t: Tensor, weights: Tensor) -> Tensor:
+        """r_k w_k on the symbols, r = a(t)/a(s), and what they lose on the mask."""
+        kept = self._ratio(s, t) * weights
+        lost = weights.sum(-1) - kept.sum(-1)
+        return kept + lost.unsqueeze(-1) * self.stationary(weights.device)
+
+    def likelihood(self, s: Tensor, t: Tensor, z: Tensor) -> Tensor:
+        """r_z δ_z, plus 1 − r_k from every symbol k if ``z`` is the mask."""
+        ratio = self._ratio(s, t)
+        onehot = F.one_hot(z, self.vocab_size).double()
+        return ratio * onehot + (1.0 - ratio) * onehot[..., self.mask :]
+
+    def rates_into(self, t: Tensor, z: Tensor) -> Tensor:
+        """(a_z'/a_z) δ_z, minus a_k'/a_k from every symbol k if ``z`` is the mask."""
+        onehot = F.one_hot(z, self.vocab_size).double()
+        decay = (self.schedule.da(t) / self.schedule.a(t)).unsqueeze(-2)
+        return decay * onehot - decay * onehot[..., self.mask :]
+
+    def _ratio(self, s: Tensor, t: Tensor) -> Tensor:
+        return (self.schedule.a(t) / self.schedule.a(s)).unsqueeze(-2)
