@@ -2,51 +2,58 @@
 
 import pytest
 import torch
+from tests.samplers.enumerated_cases import distance, generate, law
+from tests.samplers.moving_noise import MovingNoiseKernel
 
-from isocline.processes.enumerated import EnumeratedDenoiser, EnumeratedLaw
+from isocline.processes.enumerated import EnumeratedDenoiser
 from isocline.processes.kernel import AbsorbingKernel, UniformKernel
 from isocline.processes.token_schedule import CosineSurvival, LinearSurvival
-from isocline.samplers.discrete import (
-    AncestralSampler,
-    ConfidenceSampler,
-    RandomOrderSampler,
-    TauLeapingSampler,
-)
+from isocline.samplers.corrected_tokens import CorrectedSampler
+from isocline.samplers.discrete import AncestralSampler, ConfidenceSampler, TauLeapingSampler
+from isocline.samplers.entropy_bounded import EntropyBoundedSampler
+from isocline.samplers.first_hitting import FirstHittingSampler
+from isocline.samplers.gillespie import GillespieSampler
+from isocline.samplers.markov_euler import MarkovEulerSampler
+from isocline.samplers.mask_predict import MaskPredictSampler
 from isocline.samplers.order import LeastEntropy, Margin
+from isocline.samplers.remask import RemaskSampler
+from isocline.samplers.remasking import CapRemasking, ConfidenceRemasking, LoopRemasking, RescaledRemasking
+from isocline.samplers.token_corrector import DetailedBalanceCorrector, ForwardBackwardCorrector
 
 ABSORBING, UNIFORM = AbsorbingKernel(4, LinearSurvival()), UniformKernel(4, LinearSurvival())
-COSINE = AbsorbingKernel(4, CosineSurvival())
-SAMPLERS = [
+COSINE, MOVING = AbsorbingKernel(4, CosineSurvival()), MovingNoiseKernel(4)
+MONOTONE = [
     (AncestralSampler(), ABSORBING),
-    (AncestralSampler(), UNIFORM),
     (TauLeapingSampler(), COSINE),
-    (TauLeapingSampler(), UNIFORM),
+    (MarkovEulerSampler(), COSINE),
     (ConfidenceSampler(), ABSORBING),
     (ConfidenceSampler(Margin()), ABSORBING),
     (ConfidenceSampler(LeastEntropy(), pace=CosineSurvival()), ABSORBING),
-    (RandomOrderSampler(), COSINE),
+    (EntropyBoundedSampler(0.5), COSINE),
+    (FirstHittingSampler(), COSINE),
+    (GillespieSampler(), COSINE),
+]
+SAMPLERS = [
+    *MONOTONE,
+    (AncestralSampler(), UNIFORM),
+    (AncestralSampler(), MOVING),
+    (TauLeapingSampler(), UNIFORM),
+    (TauLeapingSampler(), MOVING),
+    (MarkovEulerSampler(), UNIFORM),
+    (MarkovEulerSampler(), MOVING),
+    (GillespieSampler(), UNIFORM),
+    (GillespieSampler(), MOVING),
+    (MaskPredictSampler(), ABSORBING),
+    (RemaskSampler(CapRemasking(0.2)), COSINE),
+    (RemaskSampler(ConfidenceRemasking(RescaledRemasking(0.5))), ABSORBING),
+    (RemaskSampler(LoopRemasking(RescaledRemasking(0.5))), ABSORBING),
+    (CorrectedSampler(AncestralSampler(), ForwardBackwardCorrector()), ABSORBING),
+    (CorrectedSampler(TauLeapingSampler(), DetailedBalanceCorrector()), UNIFORM),
+    (CorrectedSampler(AncestralSampler(), ForwardBackwardCorrector()), MOVING),
 ]
 samplers = pytest.mark.parametrize(
     ("sampler", "kernel"), SAMPLERS, ids=[f"{type(s).__name__}-{type(k).__name__}" for s, k in SAMPLERS]
 )
-
-
-def law():
-    return EnumeratedLaw.random(3, 3, 2.0, torch.Generator().manual_seed(0))
-
-
-def generate(sampler, kernel, count, nfe, seed=0, **kwargs):
-    truth = law()
-    network = EnumeratedDenoiser(truth, kernel)
-    stream = torch.Generator().manual_seed(seed)
-    return truth, sampler.sample(network, kernel, (count, 3), nfe, stream, **kwargs)
-
-
-def distance(truth, tokens):
-    """Total variation between the law and the frequencies, and what Monte-Carlo error alone would give on average."""
-    found = truth.frequencies(tokens)
-    noise = (truth.probs * (1 - truth.probs) / len(tokens)).sqrt().sum() / (2 * torch.pi) ** 0.5
-    return 0.5 * (found - truth.probs).abs().sum(), noise
 
 
 @pytest.mark.parametrize(
@@ -56,9 +63,23 @@ def distance(truth, tokens):
         (AncestralSampler(), UNIFORM, 50),
         (TauLeapingSampler(), COSINE, 50),
         (TauLeapingSampler(), UNIFORM, 50),
-        (RandomOrderSampler(), ABSORBING, 3),
+        (AncestralSampler(), MOVING, 50),
+        (TauLeapingSampler(), MOVING, 50),
+        (MarkovEulerSampler(), COSINE, 60),
+        (MarkovEulerSampler(), UNIFORM, 60),
+        (MarkovEulerSampler(), MOVING, 60),
     ],
-    ids=["ancestral-absorbing", "ancestral-uniform", "leap-absorbing", "leap-uniform", "random-order"],
+    ids=[
+        "ancestral-absorbing",
+        "ancestral-uniform",
+        "leap-absorbing",
+        "leap-uniform",
+        "ancestral-moving",
+        "leap-moving",
+        "euler-absorbing",
+        "euler-uniform",
+        "euler-moving",
+    ],
 )
 def test_many_steps_reproduce_the_law(sampler, kernel, nfe):
     truth, solution = generate(sampler, kernel, 4000, nfe)
@@ -105,8 +126,8 @@ def test_prompted_positions_keep_their_tokens_at_every_step(sampler, kernel):
 
 @pytest.mark.parametrize(
     ("sampler", "kernel", "nfe"),
-    [(RandomOrderSampler(), ABSORBING, 2), (AncestralSampler(), ABSORBING, 60)],
-    ids=["random-order", "ancestral"],
+    [(FirstHittingSampler(), ABSORBING, 2), (AncestralSampler(), ABSORBING, 60)],
+    ids=["first-hitting", "ancestral"],
 )
 def test_infilling_draws_from_the_conditional_law(sampler, kernel, nfe):
     tokens, fixed = torch.tensor([0, 2, 0]), torch.tensor([False, True, False])
@@ -126,11 +147,12 @@ def test_the_generator_alone_decides_the_sample(sampler, kernel):
 @samplers
 def test_steps_are_saved_from_the_prior_to_the_sample(sampler, kernel):
     _, solution = generate(sampler, kernel, 10, 3, save_steps=True)
-    assert solution.ys.shape == (4, 10, 3)
+    assert solution.ys.shape[1:] == (10, 3)
     assert solution.ts[0] == 1
     assert solution.ts[-1] == 0
     if kernel is not UNIFORM:
         assert (solution.ys[0] == 3).all()
+    if (sampler, kernel) in MONOTONE:
         visible = solution.ys[:-1] != 3
         assert torch.equal(solution.ys[1:][visible], solution.ys[:-1][visible])
 
@@ -151,13 +173,13 @@ def test_confidence_takes_the_surest_position_first():
 
 def test_evaluations_stop_counting_once_a_sequence_is_decided():
     tokens, fixed = torch.tensor([[0, 1, 2], [0, 1, 2]]), torch.tensor([[True] * 3, [False] * 3])
-    _, solution = generate(RandomOrderSampler(), ABSORBING, 2, 3, prompt=(tokens, fixed))
+    _, solution = generate(FirstHittingSampler(), ABSORBING, 2, 3, prompt=(tokens, fixed))
     assert solution.stats.nfe.tolist() == [0, 3]
 
 
 def test_the_network_is_called_no_more_often_than_the_budget():
     truth = law()
-    for sampler in (AncestralSampler(), RandomOrderSampler()):
+    for sampler in (AncestralSampler(), FirstHittingSampler()):
         network = EnumeratedDenoiser(truth, ABSORBING)
         calls = []
         network.register_forward_hook(lambda *_, calls=calls: calls.append(1))

@@ -1,7 +1,8 @@
 """Samplers of token sequences: a law of clean tokens, a stepper and a grid from t = 1 to t = 0.
 
 Every sampler spends at most the evaluations it is given, keeps prompted positions, decides every position at its
-last step, and draws from the handed-in generator alone, in float64.
+last step, and draws from the handed-in generator alone, in float64. A sequence is evaluated where a step decides
+something in it; evaluations that would change nothing are not made, and not counted.
 """
 
 from __future__ import annotations
@@ -13,15 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from isocline.processes.corruption import AbstractCorruption
 from isocline.processes.kernel import AbsorbingKernel, AbstractKernel
 from isocline.processes.token_schedule import AbstractSurvival, LinearSurvival
-from isocline.samplers.order import AbstractOrder, RandomOrder, TopProbability
+from isocline.samplers.order import AbstractOrder, TopProbability
 from isocline.samplers.prompt import Prompt, PromptedStepper
-from isocline.samplers.token_law import Sharpening, TokenLaw
+from isocline.samplers.token_law import GreedyTail, Sharpening, TokenLaw
 from isocline.samplers.token_steppers import AncestralStepper, MixtureLeap, UnmaskingStepper
 from isocline.solvers.controller import ConstantSteps
 from isocline.solvers.loop import solve
-from isocline.solvers.problem import MarkovProblem
+from isocline.solvers.problem import MarkovProblem, VectorField
 from isocline.solvers.solution import SaveAt, Solution
 from isocline.solvers.stepper import AbstractStepper
 
@@ -29,9 +31,23 @@ __all__ = [
     "AbstractDiscreteSampler",
     "AncestralSampler",
     "ConfidenceSampler",
-    "RandomOrderSampler",
     "TauLeapingSampler",
+    "required_kernel",
 ]
+
+
+def required_kernel(kernel: AbstractCorruption, what: str) -> AbstractKernel:
+    """The corruption, if it is a survival with noise.
+
+    Raises:
+        TypeError: if it is not.
+    """
+    if not isinstance(kernel, AbstractKernel):
+        raise TypeError(
+            f"process = {type(kernel).__name__}: {what} needs a kernel of survival and noise, AbstractKernel; use "
+            "AncestralSampler or MarkovEulerSampler"
+        )
+    return kernel
 
 
 class AbstractDiscreteSampler(ABC):
@@ -41,28 +57,51 @@ class AbstractDiscreteSampler(ABC):
         temperature: of the law of clean tokens; 0 is greedy. Below 1 it trades entropy for likelihood.
         top_p: nucleus of the law.
         min_p: minimum probability relative to the largest.
+        greedy_tail: at times up to this the most probable token is taken; 0 never, 1/N in the last of N even steps.
+
+    Attributes:
+        evaluations_per_step: evaluations that a step makes at most.
+
+    Raises:
+        ValueError: if a value is out of range.
     """
 
-    def __init__(self, temperature: float = 1.0, top_p: float = 1.0, min_p: float = 0.0) -> None:
+    evaluations_per_step = 1
+
+    def __init__(
+        self, temperature: float = 1.0, top_p: float = 1.0, min_p: float = 0.0, greedy_tail: float = 0.0
+    ) -> None:
         self.sharpening = Sharpening(temperature, top_p, min_p)
+        if not 0 <= greedy_tail <= 1:
+            raise ValueError(f"greedy_tail = {greedy_tail}: must be a time in [0, 1]; 0 draws to the end")
+        self.greedy_tail = greedy_tail
 
     @abstractmethod
-    def stepper(self, kernel: AbstractKernel) -> AbstractStepper:
+    def stepper(self, kernel: AbstractCorruption) -> AbstractStepper:
         """Return the stepper, or raise a `TypeError` if the kernel does not suit."""
 
-    def law(self, network: nn.Module, kernel: AbstractKernel) -> TokenLaw:
+    def prompted(self, kernel: AbstractCorruption, prompt: Prompt) -> AbstractStepper:
+        """The stepper under a prompt."""
+        return PromptedStepper(self.stepper(kernel), prompt)
+
+    def law(self, network: nn.Module, kernel: AbstractCorruption) -> VectorField:
         """The law of clean tokens that the stepper is driven by."""
-        return TokenLaw(network, kernel, self.sharpening)
+        law = TokenLaw(network, kernel, self.sharpening)
+        return GreedyTail(law, self.greedy_tail) if self.greedy_tail > 0 else law
 
     def steps(self, nfe: int, undecided: Tensor) -> int:
         """Number of steps for a budget, given which positions are open at the start, ``(B, L)``."""
         return nfe
 
+    def saved(self, solution: Solution) -> Tensor:
+        """Evaluations that were planned for each sequence and not needed, ``(B,)``: the steps' less those made."""
+        return solution.stats.accepted * self.evaluations_per_step - solution.stats.nfe
+
     @torch.no_grad()
     def sample(
         self,
         network: nn.Module,
-        process: AbstractKernel,
+        process: AbstractCorruption,
         shape: Sequence[int],
         nfe: int,
         generator: torch.Generator,
@@ -74,15 +113,17 @@ class AbstractDiscreteSampler(ABC):
 
         Args:
             network: ``network(t, z, cond) -> (B, L, V)`` logits, on the generator's device.
-            process: the kernel that the network was trained with.
+            process: the corruption that the network was trained with.
             shape: (B, L).
             nfe: evaluations per sequence at most; ``stats.nfe`` says how many each one needed.
             generator: source of every draw.
             prompt: ``(tokens, fixed)``, each ``(B, L)`` or ``(L,)``: positions where ``fixed`` keep their token. A
-                masked model conditions on them; a uniform one takes them for possibly noisy tokens at every t, which
-                only approximates the conditional law.
+                masked model conditions on them exactly. Under a kernel whose noise consists of real symbols they are
+                clean, but the network, which knows one time for all positions, takes them for tokens that may be noise
+                like the others: early on it hardly uses them, and the conditional law is an approximation that more
+                steps do not repair (docs/results/text-samplers.md).
             save_steps: keep every state, the start included.
-            cond: handed to the network.
+            cond: handed to the network; tensors in it lead with B.
 
         Returns:
             Solution with int64 ``ys`` ``(K, B, L)``; ``final`` holds real tokens only.
@@ -95,15 +136,17 @@ class AbstractDiscreteSampler(ABC):
             raise ValueError(f"nfe = {nfe}: a sampler needs at least one evaluation")
         given = Prompt.parse(prompt, shape, process.mask, generator.device)
         start = given.impose(process.prior(shape, generator, generator.device))
-        problem = MarkovProblem(self.law(network, process), start, 1.0, 0.0, cond, generator=generator)
+        problem = MarkovProblem(
+            self.law(network, process), start, 1.0, 0.0, cond, generator=generator, is_separable=True
+        )
         grid = ConstantSteps(self.steps(nfe, process.undecided(start)))
-        return solve(problem, PromptedStepper(self.stepper(process), given), grid, SaveAt(steps=save_steps))
+        return solve(problem, self.prompted(process, given), grid, SaveAt(steps=save_steps))
 
 
 class AncestralSampler(AbstractDiscreteSampler):
     """Draw each state from the posterior of the kernel under the predicted clean tokens (Austin et al., 2021)."""
 
-    def stepper(self, kernel: AbstractKernel) -> AbstractStepper:
+    def stepper(self, kernel: AbstractCorruption) -> AbstractStepper:
         """The ancestral step of any kernel; for the absorbing one the leap is the same law at less cost."""
         return MixtureLeap(kernel) if isinstance(kernel, AbsorbingKernel) else AncestralStepper(kernel)
 
@@ -115,9 +158,9 @@ class TauLeapingSampler(AbstractDiscreteSampler):
     marginals in the limit of many steps.
     """
 
-    def stepper(self, kernel: AbstractKernel) -> AbstractStepper:
-        """The leap of any kernel."""
-        return MixtureLeap(kernel)
+    def stepper(self, kernel: AbstractCorruption) -> AbstractStepper:
+        """The leap of any kernel with survival and noise."""
+        return MixtureLeap(required_kernel(kernel, "tau-leaping"))
 
 
 class ConfidenceSampler(AbstractDiscreteSampler):
@@ -143,27 +186,16 @@ class ConfidenceSampler(AbstractDiscreteSampler):
         self.order = TopProbability() if order is None else order
         self.pace = LinearSurvival() if pace is None else pace
 
-    def stepper(self, kernel: AbstractKernel) -> AbstractStepper:
+    def stepper(self, kernel: AbstractCorruption) -> AbstractStepper:
         """The unmasking step; absorbing kernels only."""
         if not isinstance(kernel, AbsorbingKernel):
             raise TypeError(f"process = {type(kernel).__name__}: unmasking in an order needs AbsorbingKernel")
         return UnmaskingStepper(kernel, self.order, self.pace, self.sharpening)
 
-    def law(self, network: nn.Module, kernel: AbstractKernel) -> TokenLaw:
+    def law(self, network: nn.Module, kernel: AbstractCorruption) -> VectorField:
         """The law as it is: certainty is judged on it, candidates are drawn from the sharpened one."""
         return TokenLaw(network, kernel, Sharpening())
 
     def steps(self, nfe: int, undecided: Tensor) -> int:
         """No more steps than masked positions: further ones would decide nothing."""
         return max(1, min(nfe, int(undecided.sum(-1).max())))
-
-
-class RandomOrderSampler(ConfidenceSampler):
-    """Decide masked positions in random order, the same number per step.
-
-    With a budget of one evaluation per position, the law of first-hitting sampling: no error from discretised time
-    (Zheng et al., 2024).
-    """
-
-    def __init__(self, temperature: float = 1.0, top_p: float = 1.0, min_p: float = 0.0) -> None:
-        super().__init__(RandomOrder(), LinearSurvival(), temperature, top_p, min_p)

@@ -76,4 +76,4 @@ class PromptedStepper(AbstractStepper):
     def step(self, problem: AbstractProblem, t0: Tensor, t1: Tensor, y0: Tensor, carry: Any) -> StepResult:
         """One inner step, then impose the prompt."""
         result = self.inner.step(problem, t0, t1, y0, carry)
-        return StepResult(self.prompt.impose(result.y1), carry=result.carry, nfe=result.nfe)
+        return StepResult(self.prompt.impose(result.y1), carry=result.carry, nfe=result.nfe, failed=result.failed)

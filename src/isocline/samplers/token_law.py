@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isocline.processes.kernel import AbstractKernel
+from isocline.processes.corruption import AbstractCorruption
+from isocline.shapes import expand_like
 
-__all__ = ["Sharpening", "TokenLaw"]
+__all__ = ["GreedyTail", "Sharpening", "TokenLaw"]
 
 Network = Callable[..., Tensor]
 
@@ -71,9 +72,32 @@ class TokenLaw:
     """
 
     network: Network
-    kernel: AbstractKernel
+    kernel: AbstractCorruption
     sharpening: Sharpening
 
     def __call__(self, t: Tensor, z: Tensor, cond: Any = None) -> Tensor:
         """Evaluate the law at tokens ``z`` ``(B, L)`` and time ``t``."""
         return self.sharpening(self.kernel.clean_log_probs(self.network(t, z, cond), z))
+
+
+@dataclass(frozen=True)
+class GreedyTail:
+    """Wrap a law: from a time on it is certain of its most probable token.
+
+    The greedy last step of many samplers of masked and score-based models, as a choice: it raises the likelihood under
+    a judge, and lowers the entropy.
+
+    Attributes:
+        law: ``law(t, z, cond) -> (B, L, V)`` probabilities.
+        until: largest time at which the law is greedy.
+    """
+
+    law: Callable[[Tensor, Tensor, Any], Tensor]
+    until: float
+
+    def __call__(self, t: Tensor, z: Tensor, cond: Any = None) -> Tensor:
+        """Evaluate the law at tokens ``z`` ``(B, L)`` and time ``t``, ``()`` or ``(B,)``."""
+        probs = self.law(t, z, cond)
+        greedy = torch.nn.functional.one_hot(probs.argmax(-1), probs.shape[-1]).to(probs.dtype)
+        # The slack counts a step that starts at the time named, but for rounding.
+        return torch.where(expand_like(t <= self.until + 1e-9, probs), greedy, probs)
