@@ -4,15 +4,19 @@ import itertools
 
 import pytest
 import torch
+from tests.objectives.enumerated_bound import integral, pairs
 
 from isocline.datasets.batch import Batch
 from isocline.objectives.discrete_flow import DiscreteFlowMatching, generalised_kl
 from isocline.objectives.masked import MaskedDiffusion
+from isocline.objectives.udlm import UniformDiffusion
 from isocline.processes.enumerated import EnumeratedDenoiser, EnumeratedLaw
+from isocline.processes.hybrid_kernel import HybridKernel
 from isocline.processes.kernel import AbsorbingKernel, UniformKernel
 from isocline.processes.token_schedule import LinearSurvival
 
 ABSORBING, UNIFORM = AbsorbingKernel(4, LinearSurvival()), UniformKernel(4, LinearSurvival())
+HYBRID = HybridKernel(4, 0.2, gamma=2.0)
 
 
 def law():
@@ -79,6 +83,37 @@ def test_the_estimate_is_unbiased(kernel, start):
     assert error.mean().abs() < 4 * error.std() / 800**0.5
     # Without a decision time the weight 1/t has a long tail.
     assert error.std() / 800**0.5 < (0.05 if start else 0.1)
+
+
+def test_the_bound_of_moving_noise_follows_the_reversed_rates_and_is_the_entropy():
+    truth = law()
+    objective, network = DiscreteFlowMatching(HYBRID), EnumeratedDenoiser(truth, HYBRID)
+
+    def at_time(t):
+        here = pairs(truth, HYBRID, t)
+        time = t.expand(len(here.x))
+        return (here.weight * objective.rate_divergence(network(time, here.z), here.x, here.z, time)).sum()
+
+    torch.testing.assert_close(integral(at_time), truth.entropy, rtol=1e-6, atol=0)
+
+
+def test_the_uniform_bound_is_looser_than_udlms_of_the_same_network():
+    truth, stream = law(), torch.Generator().manual_seed(0)
+    tokens, network = truth.sample(4000, stream), EnumeratedDenoiser(truth, UNIFORM)
+    loose = DiscreteFlowMatching(UNIFORM, decision_time=0.0).negative_log_likelihood(network, tokens, stream, strata=8)
+    tight = UniformDiffusion(UNIFORM).negative_log_likelihood(network, tokens, stream, strata=8)
+    assert loose.nats.mean() > tight.nats.mean() + 0.05
+
+
+def test_the_estimate_for_moving_noise_is_a_bound():
+    truth, stream = law(), torch.Generator().manual_seed(0)
+    tokens = truth.sample(8000, stream)
+    objective = DiscreteFlowMatching(HYBRID, decision_time=0.05)
+    found = objective.negative_log_likelihood(EnumeratedDenoiser(truth, HYBRID), tokens, stream, strata=4)
+    excess = found.nats - truth.nats(tokens)
+    error = excess.std() / len(excess) ** 0.5
+    assert error < 0.02
+    assert -4 * error < excess.mean() < 0.2
 
 
 def test_absorbing_generalised_kl_is_the_masked_cross_entropy_point_by_point():
