@@ -9,7 +9,7 @@ from torch import Tensor
 
 from isocline.processes.kernel import uniforms
 
-__all__ = ["AbstractOrder", "LeastEntropy", "Margin", "RandomOrder", "TopProbability"]
+__all__ = ["AbstractOrder", "LeastEntropy", "LeftToRight", "Margin", "RandomOrder", "TopProbability"]
 
 
 class AbstractOrder(ABC):
@@ -35,6 +35,14 @@ class RandomOrder(AbstractOrder):
     def __call__(self, probs: Tensor, drawn: Tensor, generator: torch.Generator) -> Tensor:
         """One uniform per position."""
         return uniforms(drawn.shape, generator, drawn.device)
+
+
+class LeftToRight(AbstractOrder):
+    """The first positions first: one per step, it samples the law of the chain from left to right."""
+
+    def __call__(self, probs: Tensor, drawn: Tensor, generator: torch.Generator) -> Tensor:
+        """Minus the position."""
+        return -torch.arange(drawn.shape[-1], device=drawn.device, dtype=torch.float64).expand(drawn.shape)
 
 
 class TopProbability(AbstractOrder):
