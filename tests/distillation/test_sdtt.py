@@ -165,6 +165,7 @@ def test_a_resumed_run_continues_its_round_and_never_stores_the_first_teacher():
     objective = SelfDistillationThroughTime(KERNEL, teacher, **arguments)
     objective.after_step(student, 10)
     resumed = SelfDistillationThroughTime(KERNEL, copy.deepcopy(teacher), **arguments)
+    resumed.prepare(student)
     resumed.load_state_dict(objective.state_dict())
     torch.testing.assert_close(resumed.current_teacher.bias, student.bias)
     assert list(SelfDistillationThroughTime(KERNEL, teacher).state_dict()) == ["teacher_evaluations", "round"]
