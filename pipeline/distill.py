@@ -31,7 +31,7 @@ def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
         "network": network_section,
         "distillation": section["objective"],
     }
-    save_model(Path("data/models") / item, result.network, config, result.history, result.averages)
+    save_model(Path("data/models") / item, result.network, config, result.history, result.averages, teacher.process)
     save_adapter(Path("data/models") / item, result.network, section["teacher"])
     carry_autoencoder(Path("data/models") / section["teacher"], Path("data/models") / item)
     finish(run, item, result, teacher_costs(objective, Path(section["data"])))

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from isocline.app import artifacts, training_stage
-from isocline.app.artifacts import device_of, load_config, load_model, save_model
+from isocline.app.artifacts import build, device_of, load_config, load_model, save_model
 from isocline.app.declaration import declared_part
 from isocline.app.evaluation_stage import model_section
 from isocline.datasets.storage import write_json
@@ -244,3 +244,21 @@ def test_pairs_whose_writing_broke_off_are_not_taken_for_complete(
         pairs_main()
     left = [path.name for path in Path("data/pairs/flow").iterdir()]
     assert left == ["card.json"][:written]
+
+
+def test_a_learned_schedule_is_saved_with_its_model_and_comes_back(tmp_path: Path) -> None:
+    survival = {"_target_": "isocline.processes.learned_schedule.MonotoneSurvival", "width": 3}
+    kernel = {"_target_": "isocline.processes.kernel.AbsorbingKernel", "vocab_size": 4, "schedule": survival}
+    objective = {"_target_": "isocline.objectives.learned_schedule.LearnedScheduleDiffusion"}
+    config = {**CONFIG, "modality": "text", "process": kernel, "objective": objective}
+    process = build(kernel)
+    built = build(objective, process=process)
+    assert built.process is process  # what is trained is what is saved
+    process.schedule.middles.data += 0.3
+    save_model(tmp_path / "toy", nn.Linear(2, 1), config, HISTORY, process=process)
+    model = load_model(tmp_path / "toy")
+    assert torch.equal(model.process.schedule.middles, process.schedule.middles.detach())
+    assert model.objective.schedule is model.process.schedule
+    (tmp_path / "toy" / "schedule.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"schedule\.safetensors is missing"):
+        load_model(tmp_path / "toy")

@@ -25,6 +25,7 @@ __all__ = [
     "LoadedModel",
     "build",
     "device_of",
+    "learned_schedule",
     "load_config",
     "load_model",
     "load_tensors",
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 WEIGHTS, CONFIG, HISTORY, AVERAGES = "weights.safetensors", "model.yaml", "history.csv", "averages.safetensors"
+SCHEDULE = "schedule.safetensors"
 KEYS = ("name", "modality", "network", "objective")
 
 
@@ -87,12 +89,19 @@ def build_parts(config: Mapping[str, Any]) -> tuple[nn.Module, Any, Any]:
     return build(config["network"]), process, build(config["objective"], **given)
 
 
+def learned_schedule(process: Any) -> nn.Module | None:
+    """The schedule of a process if it has parameters, so that a model is not whole without it."""
+    schedule = getattr(process, "schedule", None)
+    return schedule if isinstance(schedule, nn.Module) else None
+
+
 def save_model(
     directory: Path,
     network: nn.Module,
     config: Mapping[str, Any],
     history: Iterable[Mapping[str, float]],
     averages: Mapping[str, Tensor] | None = None,
+    process: Any = None,
 ) -> None:
     """Write weights, training curve and configuration to ``directory``.
 
@@ -104,15 +113,21 @@ def save_model(
         config: plain containers; see `LoadedModel`.
         history: rows of the training curve.
         averages: further averages of the weights, if any were kept.
+        process: whose schedule is saved if it is learned.
     """
-    for name in (CONFIG, AVERAGES):
+    for name in (CONFIG, AVERAGES, SCHEDULE):
         (directory / name).unlink(missing_ok=True)
-    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
-    write_tensors(directory / WEIGHTS, state)
+    write_tensors(directory / WEIGHTS, _state(network))
     write_history(directory / HISTORY, history)
+    if schedule := learned_schedule(process):
+        write_tensors(directory / SCHEDULE, _state(schedule))
     if averages:
         write_tensors(directory / AVERAGES, averages)
     write_bytes(directory / CONFIG, OmegaConf.to_yaml(OmegaConf.create(dict(config))).encode())
+
+
+def _state(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
 
 
 def write_history(path: Path, rows: Iterable[Mapping[str, float]]) -> None:
@@ -171,6 +186,15 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} is damaged ({error}); delete it and run `dvc repro`") from error
 
 
+def _restore(module: nn.Module, path: Path, device: str | torch.device) -> None:
+    try:
+        module.load_state_dict(load_tensors(path))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"{path} does not fit {CONFIG} beside it: {reason}") from error
+    module.to(device).eval().requires_grad_(False)
+
+
 def load_model(
     directory: Path, sampler: Mapping[str, Any] | None = None, device: str | torch.device = "cpu"
 ) -> LoadedModel:
@@ -187,12 +211,9 @@ def load_model(
     """
     config = load_config(directory / CONFIG)
     network, process, objective = build_parts(copy.deepcopy(config))
-    try:
-        network.load_state_dict(load_tensors(directory / WEIGHTS))
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"{directory / WEIGHTS} does not fit {CONFIG} beside it: {reason}") from error
-    network = network.to(device).eval().requires_grad_(False)
+    _restore(network, directory / WEIGHTS, device)
+    if schedule := learned_schedule(process):
+        _restore(schedule, directory / SCHEDULE, device)
     return LoadedModel(
         name=config["name"],
         modality=config["modality"],

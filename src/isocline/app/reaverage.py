@@ -38,8 +38,9 @@ def reaverage(directory: Path, sigma_rel: float, out: Path, step: int | None = N
     kept = Profiles(tensors["times"], tensors["gammas"], tensors["weights"])
     time = float(kept.times.max()) if step is None else float(step)
     found = synthesise(kept.times, kept.gammas, time, exponent(sigma_rel))
-    network = with_average(load_model(directory).network, kept, found)
+    model = load_model(directory)
+    network = with_average(model.network, kept, found)
     with (directory / HISTORY).open(encoding="utf-8") as file:
         history = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
-    save_model(out, network, load_config(directory / CONFIG), history)
+    save_model(out, network, load_config(directory / CONFIG), history, process=model.process)
     return found.error

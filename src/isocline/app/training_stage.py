@@ -85,7 +85,7 @@ def train_model(
         "network": section["network"],
         "objective": section["objective"],
     }
-    save_model(Path("data/models") / name, result.network, config, result.history, result.averages)
+    save_model(Path("data/models") / name, result.network, config, result.history, result.averages, process)
     carry_autoencoder(directory, Path("data/models") / name)
     finish(run, name, result)
 

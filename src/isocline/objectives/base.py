@@ -32,8 +32,8 @@ class Objective(nn.Module, ABC):
     """A training objective: ``objective(network, batch, generator) -> Loss``.
 
     It is a module so that what it carries (targets, counters) moves between devices and enters ``state_dict``:
-    the latter holds all that a resumed run needs. Nothing in it is trained: its parameters have
-    ``requires_grad=False``.
+    the latter holds all that a resumed run needs. Its parameters are trained beside the network's if they require a
+    gradient, as those of a learned schedule do; all else that it carries does not.
     """
 
     @abstractmethod

@@ -53,16 +53,21 @@ class MaskedDiffusion(Objective):
 
     def forward(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> Loss:
         """One draw of t and z per sequence of ``batch.x0`` ``(B, L)``."""
+        t = self.times(batch.x0.shape[0], self.process, generator)  # type: ignore[arg-type]  # reads t_min and t_max
+        return self.loss(network, batch, t, generator)[0]
+
+    def loss(self, network: nn.Module, batch: Batch, t: Tensor, generator: torch.Generator) -> tuple[Loss, Tensor]:
+        """The loss at given times ``t`` ``(B,)``, and each sequence's part of it, in nats, ``(B,)`` detached."""
         x0 = batch.x0
-        t = self.times(x0.shape[0], self.process, generator)  # type: ignore[arg-type]  # reads t_min and t_max alone
         z = self.process.sample(x0, t, generator)
         cost = self.cross_entropy(network, x0, z, t, batch.cond)
         masked = self.process.undecided(z).sum(-1)
         # A row without masks costs 0 whatever its weight, which is infinite at t = 0.
-        weight = torch.where(masked > 0, self.process.schedule.hazard(t), 0.0).to(cost.dtype)
-        total = (weight * cost).mean() / x0.shape[1]
+        weight = torch.where(masked > 0, self.process.schedule.hazard(t).detach(), 0.0).to(cost.dtype)
+        nats = weight * cost
+        total = nats.mean() / x0.shape[1]
         plain = cost.sum() / masked.sum().clamp_min(1)
-        return Loss(total, {"nats_per_token": total.detach(), "nats_per_mask": plain.detach()})
+        return Loss(total, {"nats_per_token": total.detach(), "nats_per_mask": plain.detach()}), nats.detach()
 
     @torch.no_grad()
     def negative_log_likelihood(

@@ -51,15 +51,18 @@ class MonotoneSurvival(AbstractSurvival, nn.Module):
         return self._slope(t) / self._rise(torch.zeros_like(t), t)
 
     def inverse(self, a: Tensor) -> Tensor:
-        """The time at survival ``a``: bisection, then a step of Newton's method, which carries the gradient.
-
-        By the implicit function theorem the derivative in the parameters is −∂a/a' at the solution.
-        """
-        a = a.double()
+        """The time at survival ``a``, differentiable in the parameters: bisection, then a step of Newton's method."""
         with torch.no_grad():
             t = super().inverse(a)
-            slope = self.da(t)
-        return (t - (self.a(t) - a) / slope).clamp(0.0, 1.0)
+        return self.refined(t, a)
+
+    def refined(self, t: Tensor, a: Tensor) -> Tensor:
+        """One step of Newton's method from ``t`` towards the time at survival ``a``.
+
+        At the solution it changes nothing, and gives the derivative in the parameters that the implicit function
+        theorem demands, −∂a/a'.
+        """
+        return (t.double() - (self.a(t) - a.double()) / self.da(t).detach()).clamp(0.0, 1.0)
 
     def _span(self) -> Tensor:
         ends = torch.tensor([0.0, 1.0], dtype=torch.float64, device=self.middles.device)
@@ -107,7 +110,11 @@ class PolynomialTokenSurvival(nn.Module):
 
     def a(self, t: Tensor) -> Tensor:
         """1 − t^w, ``(*t.shape, V)`` float64."""
-        return 1.0 - t.double().unsqueeze(-1) ** self.exponents
+        return 1.0 - self.masked(t)
+
+    def masked(self, t: Tensor) -> Tensor:
+        """1 − a = t^w without its cancellation near t = 0, ``(*t.shape, V)``."""
+        return t.double().unsqueeze(-1) ** self.exponents
 
     def da(self, t: Tensor) -> Tensor:
         """−w t^(w−1), ``(*t.shape, V)``."""

@@ -60,20 +60,24 @@ class TokenwiseAbsorbingKernel(AbstractCorruption):
         return torch.where(keep < self.survival(x0, t), x0, self.mask)
 
     def survival(self, x0: Tensor, t: Tensor) -> Tensor:
-        """a_x(t) of every token of ``x0`` ``(B, L)``; ``(B, L)`` float64, differentiable in the exponents."""
+        """a_x(t) of every token of ``x0`` ``(B, L)``; ``(B, L)`` float64."""
         return self.schedule.a(t).expand(len(x0), -1).gather(-1, x0)
+
+    def log_law(self, x0: Tensor, z: Tensor, t: Tensor) -> Tensor:
+        """Σ log q_t(z|x0), ``(B,)``, of tokens ``z`` that are masked or clean; differentiable in the exponents."""
+        hidden = self.schedule.masked(t).expand(len(x0), -1).gather(-1, x0)
+        return torch.where(self.undecided(z), hidden, self.survival(x0, t)).log().sum(-1)
 
     def push(self, s: Tensor, t: Tensor, weights: Tensor) -> Tensor:
         """r_k w_k on the symbols, r = a(t)/a(s), and what they lose on the mask."""
-        kept = self._ratio(s, t) * weights
-        lost = weights.sum(-1) - kept.sum(-1)
-        return kept + lost.unsqueeze(-1) * self.stationary(weights.device)
+        ratio, lost = self._between(s, t)
+        return ratio * weights + (lost * weights).sum(-1, keepdim=True) * self.stationary(weights.device)
 
     def likelihood(self, s: Tensor, t: Tensor, z: Tensor) -> Tensor:
         """r_z δ_z, plus 1 − r_k from every symbol k if ``z`` is the mask."""
-        ratio = self._ratio(s, t)
+        ratio, lost = self._between(s, t)
         onehot = F.one_hot(z, self.vocab_size).double()
-        return ratio * onehot + (1.0 - ratio) * onehot[..., self.mask :]
+        return ratio * onehot + lost * onehot[..., self.mask :]
 
     def rates_into(self, t: Tensor, z: Tensor) -> Tensor:
         """(a_z'/a_z) δ_z, minus a_k'/a_k from every symbol k if ``z`` is the mask."""
@@ -81,5 +85,8 @@ class TokenwiseAbsorbingKernel(AbstractCorruption):
         decay = (self.schedule.da(t) / self.schedule.a(t)).unsqueeze(-2)
         return decay * onehot - decay * onehot[..., self.mask :]
 
-    def _ratio(self, s: Tensor, t: Tensor) -> Tensor:
-        return (self.schedule.a(t) / self.schedule.a(s)).unsqueeze(-2)
+    def _between(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Survival a(t)/a(s) of every token from s to t, and 1 minus it, each with an axis for positions."""
+        before = self.schedule.a(s)
+        lost = (self.schedule.masked(t) - self.schedule.masked(s)) / before
+        return (self.schedule.a(t) / before).unsqueeze(-2), lost.unsqueeze(-2)
