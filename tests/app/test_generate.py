@@ -83,10 +83,67 @@ def test_text_begins_with_the_prompt(project, capsys):
     assert all(text.startswith("abba") and len(text) == 8 for text in texts)
 
 
+def test_gaps_are_filled_and_what_is_given_stays(project, capsys):
+    arguments = ["generate", "masked", "--sampler", "ancestral", "--nfe", "4", "--prompt", "ab___da", "--gap", "3"]
+    assert cli.run([*arguments, "--count", "5", "--length", "7"]) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 5
+    assert all(text.startswith("ab") and text.endswith("da") and len(text) == 7 for text in out.splitlines())
+    assert err == ""
+
+
+def test_an_autoregressive_model_says_what_it_does_not_condition_on(project, capsys):
+    assert cli.run(["generate", "ar", "--sampler", "autoregressive", "--prompt", "ab___da", "--gap", "2"]) == 0
+    out, err = capsys.readouterr()
+    assert (out[:2], out[4:6]) == ("ab", "da")
+    assert "left to right: what stands before 'da' was written without knowing it" in err
+    assert cli.run(["generate", "ar", "--sampler", "autoregressive", "--prompt", "ab"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_uniform_model_says_that_a_prompt_is_taken_for_noisy(project, capsys):
+    kernel = {**ABSORBING, "_target_": "isocline.processes.kernel.UniformKernel"}
+    network = {"_target_": "isocline.networks.transformer.TokenTransformer", **TOKENS}
+    save(
+        project, "dfm", "text", network, kernel, {"_target_": "isocline.objectives.discrete_flow.DiscreteFlowMatching"}
+    )
+    assert cli.run(["generate", "dfm", "--sampler", "tau_leaping", "--nfe", "2", "--prompt", "ab"]) == 0
+    assert "possibly noisy" in capsys.readouterr().err
+
+
+def test_showing_the_denoising_changes_nothing_on_standard_output(project, capsys):
+    for name, sampler in (("masked", "ancestral"), ("masked", "confidence"), ("ar", "autoregressive")):
+        arguments = ["generate", name, "--sampler", sampler, "--nfe", "4", "--count", "2", "--prompt", "ab"]
+        assert cli.run(arguments) == 0
+        plain = capsys.readouterr().out
+        assert cli.run([*arguments, "--show", "--pause", "0"]) == 0
+        out, err = capsys.readouterr()
+        assert out == plain
+        states = [line[6:] for line in err.splitlines()]
+        assert states[-2:] == [" ".join(text.split()) for text in out.splitlines()]
+        undecided = [state.count("▒") for state in states[::2]]
+        assert undecided[0] == 6
+        assert undecided[-1] == 0
+        assert undecided == sorted(undecided, reverse=True)
+
+
+def test_options_of_the_law_reach_the_sampler(project, capsys):
+    texts = set()
+    for seed in ("0", "1"):
+        arguments = ["generate", "masked", "--sampler", "confidence", "--temperature", "0", "--seed", seed]
+        assert cli.run([*arguments, "--nfe", "8"]) == 0, capsys.readouterr().err
+        texts.add(capsys.readouterr().out)
+    assert len(texts) == 1  # greedy: no draw decides
+
+
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
         (["sample", "masked", "--sampler", "euler"], ["masked", "isocline generate"]),
+        (["generate", "masked", "--sampler", "ancestral", "--gap", "2", "--prompt", "ab"], ["--gap", "___"]),
+        (["generate", "masked", "--sampler", "ancestral", "--gap", "7", "--prompt", "a___b"], ["--gap 6 at most"]),
+        (["generate", "masked", "--sampler", "ancestral", "--temperature", "-1"], ["temperature", "-1"]),
+        (["generate", "masked", "--sampler", "block", "--top-p", "0.5"], ["--top-p", "BlockSampler", "leave it out"]),
         (["generate", "masked", "--sampler", "ancestral", "--prompt", "abba abba"], ["9 of 8 tokens"]),
         (["generate", "masked", "--sampler", "ancestral", "--prompt", "xa"], ["'x'"]),
         (["generate", "masked", "--sampler", "ancestral", "--length", "9"], ["--length 9", "8"]),
@@ -95,7 +152,7 @@ def test_text_begins_with_the_prompt(project, capsys):
         (["sample", "flow", "--sampler", "euler", "--out", "data"], ["--out data", "folder", "data/grid.png"]),
         (["sample", "flow", "--sampler", "ancestral"], ["--sampler ancestral", "flow", "AncestralSampler", "euler"]),
         (["sample", "flow", "--sampler", "autoregressive"], ["--sampler autoregressive", "flow", "euler"]),
-        (["generate", "masked", "--sampler", "euler"], ["--sampler euler", "masked", "ancestral or confidence"]),
+        (["generate", "masked", "--sampler", "euler"], ["--sampler euler", "masked", "ancestral", "confidence"]),
         (["generate", "masked", "--sampler", "autoregressive"], ["--sampler autoregressive", "masked", "ancestral"]),
         (["generate", "ar", "--sampler", "ancestral"], ["--sampler ancestral", "ar", "use --sampler autoregressive"]),
         (["sample", "flow"], ["params.yaml", "isocline compose"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -41,19 +42,36 @@ def sample(
 
 def generate(
     model: Annotated[str, _MODEL],
-    prompt: Annotated[str, typer.Option(help="text to go on from")] = "",
+    prompt: Annotated[str, typer.Option(help="text to go on from; ___ is a gap to fill")] = "",
     length: Annotated[int | None, typer.Option(help="tokens, prompt included; default: the model's", min=1)] = None,
     nfe: Annotated[int, typer.Option(help="network evaluations", min=1)] = 32,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     sampler: Annotated[str | None, typer.Option(help="see `isocline list samplers`; default: the model's")] = None,
-    n: Annotated[int, typer.Option("--n", help="number of texts", min=1, max=256)] = 1,
+    count: Annotated[int, typer.Option("--count", "--n", help="number of texts", min=1, max=256)] = 1,
+    gap: Annotated[int | None, typer.Option(help="tokens of every gap; default: 8, or what fits", min=1)] = None,
+    temperature: Annotated[float | None, typer.Option(help="of the law of tokens; 0 is greedy; default: 1")] = None,
+    top_p: Annotated[float | None, typer.Option(help="draw from the likeliest tokens of this mass")] = None,
+    min_p: Annotated[float | None, typer.Option(help="leave out tokens below this share of the likeliest")] = None,
+    show: Annotated[bool, typer.Option("--show", help="draw the text as it is written")] = False,
+    pause: Annotated[float, typer.Option(help="seconds between two states with --show", min=0, max=10)] = 0.1,
 ) -> None:
-    """Generate text."""
-    from isocline.app import generate as generating
+    """Generate text: go on from a prompt, or fill its gaps ("In the beginning ___ created")."""
+    from isocline.app import generate_text as generating
 
-    options = generating.TextRequest(prompt, length, nfe, seed, sampler, n)
-    for text in generating.generate_text(model, Path(), options):
+    request = generating.TextRequest(
+        prompt, length, nfe, seed, sampler, count, gap, temperature=temperature, top_p=top_p, min_p=min_p
+    )
+    if show:
+        from isocline.app.denoising_view import DenoisingView
+
+        with DenoisingView.on(sys.stderr, pause) as view:
+            written = generating.generate_text(model, Path(), request, view)
+    else:
+        written = generating.generate_text(model, Path(), request)
+    for text in written.texts:
         print(text)
+    if written.note:
+        print(f"isocline: note: {written.note}", file=sys.stderr)
 
 
 def average(

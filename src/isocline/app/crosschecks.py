@@ -5,33 +5,16 @@ Each part may be valid by itself and the whole still fail, some of it after hour
 
 from __future__ import annotations
 
-import inspect
-import logging
 import math
-import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from isocline.app.density_checks import density_findings
-from isocline.app.errors import one_line
+from isocline.app.fitting import EXAMPLES, FAMILIES, class_of, family, locate, misfit, objective_misfit, trial
 from isocline.app.sections import section_of
 
-__all__ = [
-    "ConfigurationError",
-    "Problem",
-    "class_of",
-    "disagreements",
-    "locate",
-    "misfit",
-    "network_problems",
-    "trial",
-    "uses",
-]
-
-
-class ConfigurationError(ValueError):
-    """A composition that cannot be run; the message names key, value and cure."""
+__all__ = ["Problem", "disagreements", "network_problems", "uses"]
 
 
 @dataclass(frozen=True)
@@ -60,14 +43,9 @@ _KNOWN = {
     "isocline.datasets.fashion_mnist.FashionMNIST": _Images((1, 28, 28), 60000, 10000),
     "isocline.datasets.cifar10.CIFAR10": _Images((3, 32, 32), 50000, 10000),
 }
+_BLOCKWISE = ("BlockDiffusion", "BlockSampler")
 _FITS = ("images", "latents", "text")
 _NEEDED_SPLITS = ("train", "judge", "test")
-_EXAMPLES = {"gaussian": "euler", "kernel": "ancestral", "none": "autoregressive"}
-_FAMILIES = {
-    "gaussian": "a Gaussian process of images",
-    "kernel": "a kernel of text",
-    "none": "no process (autoregressive text)",
-}
 
 
 def disagreements(config: Mapping[str, Any]) -> Iterator[Problem]:
@@ -81,73 +59,6 @@ def disagreements(config: Mapping[str, Any]) -> Iterator[Problem]:
         yield from _model(name, config)
     yield from _matrix(config)
     yield from (Problem(*finding) for finding in density_findings(config, locate))
-
-
-def locate(name: Any) -> Callable[..., Any]:
-    """Import what a ``_target_`` names.
-
-    Raises:
-        ConfigurationError: if it cannot be imported or called.
-    """
-    from hydra.utils import get_object
-
-    logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it logs what it raises: one line is enough
-    try:
-        found = get_object(name)
-    except Exception as error:
-        reason = str(error).splitlines()[-1] if str(error) else type(error).__name__
-        raise ConfigurationError(f"_target_ {name!r} cannot be imported ({reason[:160]})") from error
-    if not callable(found):
-        raise ConfigurationError(f"_target_ {name!r} is not callable")
-    return found  # type: ignore[no-any-return]
-
-
-def misfit(sampler: type, process: type | None) -> str | None:
-    """Tell by their classes why a sampler cannot sample from a process; None if it can, or if that cannot be told.
-
-    Args:
-        sampler: its class.
-        process: its class, None for autoregressive models.
-    """
-    from isocline.samplers.autoregressive import AutoregressiveSampler
-    from isocline.samplers.discrete import AbstractDiscreteSampler
-
-    method = getattr(sampler, "sample", None)
-    if method is None:
-        return f"{sampler.__name__} has no method sample"
-    if issubclass(sampler, AutoregressiveSampler):
-        wanted = "none"
-    elif issubclass(sampler, AbstractDiscreteSampler):
-        wanted = "kernel"
-    elif "denoiser" in inspect.signature(method).parameters:
-        wanted = "gaussian"
-    else:
-        return None
-    found = _family(process)
-    if found in (None, wanted):
-        return None
-    having = "there is none" if process is None else f"this is {process.__name__}"
-    return f"{sampler.__name__} needs {_FAMILIES[wanted]}, and {having}"
-
-
-def _family(process: type | None) -> str | None:
-    from isocline.processes.gaussian import GaussianProcess
-    from isocline.processes.kernel import AbstractKernel
-
-    if process is None:
-        return "none"
-    if issubclass(process, GaussianProcess):
-        return "gaussian"
-    return "kernel" if issubclass(process, AbstractKernel) else None
-
-
-def class_of(node: Mapping[str, Any]) -> type | None:
-    """Return the class that a section's ``_target_`` names, None if it names none that can be imported."""
-    try:
-        found = locate(node.get("_target_"))
-    except ConfigurationError:
-        return None
-    return found if inspect.isclass(found) else None
 
 
 def _whole(value: Any) -> bool:
@@ -246,15 +157,15 @@ def _model(name: str, config: Mapping[str, Any]) -> Iterator[Problem]:
     key, model = f"models.{name}", section_of(config, "models", name)
     modality, process = model.get("modality"), section_of(model, "process")
     kind = class_of(process) if process else None
-    family = _family(kind) if kind or not process else None
+    kin = family(kind) if kind or not process else None
     if _classifies(model):
         yield from _classifier(key, model)
-    elif family and modality in _FITS and (family == "gaussian") != (modality != "text"):
-        right = "images" if family == "gaussian" else "text"
+    elif kin and modality in _FITS and (kin == "gaussian") != (modality != "text"):
+        right = "images" if kin == "gaussian" else "text"
         example = "linear" if modality == "images" else "absorbing"
         yield Problem(
             f"{key}.modality",
-            f"{modality!r}, but {key}.process is {_FAMILIES[family]}; set {key}.modality={right}, or "
+            f"{modality!r}, but {key}.process is {FAMILIES[kin]}; set {key}.modality={right}, or "
             f"process@{key}.process={example}",
         )
     network = section_of(model, "network")
@@ -268,7 +179,19 @@ def _model(name: str, config: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem(
             f"{key}.network.causal", "False, but the autoregressive objective needs a causal network; set true"
         )
+    yield from _blocks(key, model)
     yield from uses(key, model, name, config)
+
+
+def _blocks(key: str, model: Mapping[str, Any]) -> Iterator[Problem]:
+    """Check that a network has the blocks that objective or sampler work by."""
+    if "block_length" in section_of(model, "network"):
+        return
+    for part in ("objective", "sampler"):
+        kind = class_of(section_of(model, part))
+        if kind is not None and kind.__name__ in _BLOCKWISE:
+            cure = f"set network@{key}.network=block_transformer or another {part}"
+            yield Problem(f"{key}.network.block_length", f"is missing, and {kind.__name__} works by blocks; {cure}")
 
 
 def _classifies(model: Mapping[str, Any]) -> bool:
@@ -300,10 +223,10 @@ def uses(key: str, part: Mapping[str, Any], name: str, config: Mapping[str, Any]
     if process and kind is None:
         return
     objective, sampler = class_of(section_of(part, "objective")), class_of(section_of(part, "sampler"))
-    reason = _objective_misfit(objective, kind) if objective else None
+    reason = objective_misfit(objective, kind) if objective else None
     if reason:
         yield Problem(f"{key}.objective", f"{reason} ({where}); choose another objective or process")
-    example = _EXAMPLES.get(_family(kind) or "")
+    example = EXAMPLES.get(family(kind) or "")
     cure = f"for instance sampler@{key}.sampler={example}" if example else "choose another sampler"
     reason = misfit(sampler, kind) if sampler else None
     if not part.get("sampler") and not _classifies(part):
@@ -314,51 +237,6 @@ def uses(key: str, part: Mapping[str, Any], name: str, config: Mapping[str, Any]
         reason = trial(section_of(part, "sampler"), process, budgets, labelled)
     if reason:
         yield Problem(f"{key}.sampler", f"{reason} ({where}); {cure}")
-
-
-def _objective_misfit(objective: Any, process: type | None) -> str | None:
-    wanted = inspect.signature(objective).parameters.get("process")
-    if wanted is None:
-        return None if process is None else f"{objective.__name__} takes no process, and this is {process.__name__}"
-    if process is None:
-        return (
-            None if wanted.default is not wanted.empty else f"{objective.__name__} needs a process, and there is none"
-        )
-    try:
-        hint = typing.get_type_hints(objective.__init__).get("process")
-    except Exception:  # an annotation that cannot be resolved tells nothing
-        return None
-    if not isinstance(hint, type) or _family(hint) is None or issubclass(process, hint):
-        return None
-    return f"{objective.__name__} needs {hint.__name__}, and this is {process.__name__}"
-
-
-def trial(sampler: Mapping[str, Any], process: Mapping[str, Any], budgets: Any, labelled: bool) -> str | None:
-    """Try a sampler on its process, with a network that predicts zeros for images; return why it refuses."""
-    import torch
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-
-    from isocline.processes.denoiser import Denoiser
-    from isocline.processes.gaussian import GaussianProcess
-    from isocline.processes.kernel import AbstractKernel
-    from isocline.samplers.discrete import AbstractDiscreteSampler
-
-    try:
-        made, on = instantiate(dict(sampler), _convert_="all"), instantiate(dict(process), _convert_="all")
-    except (InstantiationException, ValueError, TypeError):
-        return None
-    try:
-        if isinstance(made, AbstractDiscreteSampler) and isinstance(on, AbstractKernel):
-            made.stepper(on)
-        elif isinstance(on, GaussianProcess) and hasattr(made, "sample"):
-            nfe = min(budgets) if isinstance(budgets, list) and budgets and all(map(_whole, budgets)) else 1
-            denoiser = Denoiser(lambda t, x, cond: torch.zeros_like(x), on)  # type: ignore[arg-type]
-            cond = torch.zeros(1, dtype=torch.int64) if labelled else None
-            made.sample(denoiser, torch.zeros(1, 1, 2, 2), max(nfe, 1), cond=cond, generator=torch.Generator())
-    except (ValueError, TypeError) as error:
-        return one_line(error)
-    return None
 
 
 def _matrix(config: Mapping[str, Any]) -> Iterator[Problem]:

@@ -1,13 +1,13 @@
-"""Use a trained model: resolve its name, sample images into a grid, generate text."""
+"""Use a trained model: resolve its name, load it with a sampler that suits it, sample images into a grid."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
 import io
-import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,22 +21,10 @@ if TYPE_CHECKING:
 
     from isocline.app.artifacts import LoadedModel
 
-__all__ = ["ImageRequest", "TextRequest", "generate_text", "resolve_model", "sample_images"]
+__all__ = ["ImageRequest", "load_fitting", "reason_of", "resolve_model", "sample_images"]
 
 
 _SHAPE = {"images": ("channels", "size"), "text": ("length",)}
-
-
-@dataclass(frozen=True)
-class TextRequest:
-    """What to generate: see ``isocline generate --help``."""
-
-    prompt: str = ""
-    length: int | None = None
-    nfe: int = 32
-    seed: int = 0
-    sampler: str | None = None
-    count: int = 1
 
 
 @dataclass(frozen=True)
@@ -103,7 +91,7 @@ def _sampler_section(model: Path, sampler: str | None, root: Path) -> tuple[dict
         try:
             section = yaml.safe_load(entry.path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{entry.path} is not YAML ({_reason(error)}); correct it") from error
+            raise ValueError(f"{entry.path} is not YAML ({reason_of(error)}); correct it") from error
         source = f"--sampler {entry.name}"
     else:
         from isocline.app.declaration import load_params
@@ -121,10 +109,27 @@ def _sampler_section(model: Path, sampler: str | None, root: Path) -> tuple[dict
     return section, source
 
 
-def _load(name: str, root: Path, sampler: str | None, modality: str, adapter: str | None = None) -> LoadedModel:
+def load_fitting(
+    name: str,
+    root: Path,
+    sampler: str | None,
+    modality: str,
+    adapter: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> LoadedModel:
     """Load a model with a sampler that suits it; everything that does not fit is refused before anything is drawn.
 
-    With an adapter the sampler is, if none is named, that of the student whose adapter it is.
+    Args:
+        name: of the model, see `resolve_model`.
+        root: the project's directory.
+        sampler: name of a sampler; None for the model's own.
+        modality: ``images`` or ``text``, what is wanted of it.
+        adapter: a student whose adapter is put on the model, and whose sampler is used if none is named.
+        options: arguments of the sampler that take the place of its configuration's.
+
+    Raises:
+        FileNotFoundError: if the model is not there.
+        ValueError: if it is damaged or of another modality, or the sampler does not suit it or takes no such option.
     """
     from hydra.errors import InstantiationException
 
@@ -135,11 +140,12 @@ def _load(name: str, root: Path, sampler: str | None, modality: str, adapter: st
     directory = resolve_model(name, root)
     lender = directory if adapter is None else resolve_model(adapter, root)
     section, source = _sampler_section(lender, sampler, root)
+    section |= _accepted(options or {}, section["_target_"], source)
     try:
         model = load_model(directory)
     except (InstantiationException, KeyError, TypeError, AttributeError) as error:
         cure = f"delete {directory} and run `isocline repro` again"
-        raise ValueError(f"{directory / 'model.yaml'} cannot be built ({_reason(error)}); {cure}") from error
+        raise ValueError(f"{directory / 'model.yaml'} cannot be built ({reason_of(error)}); {cure}") from error
     if model.modality == "points":
         raise ValueError(f"{name} is a density on points; its samples are in data/evaluations/{name}")
     if model.modality != modality and (model.modality, modality) != ("latents", "images"):
@@ -153,11 +159,23 @@ def _load(name: str, root: Path, sampler: str | None, modality: str, adapter: st
     try:
         made = build(section)
     except InstantiationException as error:
-        raise ValueError(f"{source} cannot be built ({_reason(error)}); correct it") from error
+        raise ValueError(f"{source} cannot be built ({reason_of(error)}); correct it") from error
     _check_sampler(made, model, source, root)
     if adapter is not None:
         model = adapted_model(model, directory, lender)
     return replace(model, sampler=decoded(made, directory))
+
+
+def _accepted(options: Mapping[str, Any], target: str, source: str) -> Mapping[str, Any]:
+    """Return the options, or raise where the sampler's constructor takes no such argument."""
+    from isocline.app.fitting import locate
+
+    known = inspect.signature(locate(target)).parameters if options else {}
+    for name in options:
+        if name not in known:
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{option}: {source} ({target.rpartition('.')[2]}) does not take it; leave it out")
+    return options
 
 
 def _check_sampler(sampler: Any, model: LoadedModel, source: str, root: Path) -> None:
@@ -167,7 +185,7 @@ def _check_sampler(sampler: Any, model: LoadedModel, source: str, root: Path) ->
         ValueError: naming the samplers that can.
     """
     from isocline.app.catalog import entries
-    from isocline.app.crosschecks import ConfigurationError, locate, misfit
+    from isocline.app.fitting import ConfigurationError, locate, misfit
     from isocline.samplers.discrete import AbstractDiscreteSampler
 
     process = None if model.process is None else type(model.process)
@@ -185,13 +203,31 @@ def _check_sampler(sampler: Any, model: LoadedModel, source: str, root: Path) ->
             other = locate(yaml.safe_load(entry.path.read_text(encoding="utf-8"))["_target_"])
         except (ConfigurationError, yaml.YAMLError, KeyError, TypeError):
             continue
-        if inspect.isclass(other) and other is not type(sampler) and misfit(other, process) is None:
+        fits = inspect.isclass(other) and other is not type(sampler) and misfit(other, process) is None
+        if fits and (model.modality != "text" or _writes(entry.path, model)):
             fitting.append(entry.name)
     cure = f"use --sampler {' or '.join(fitting)}" if fitting else "see `isocline list samplers`"
     raise ValueError(f"{source} does not suit {model.name}: {reason}; {cure}")
 
 
-def _reason(error: BaseException) -> str:
+def _writes(sampler: Path, model: LoadedModel) -> bool:
+    """Whether a sampler of text works on a model, found out by one text in one evaluation."""
+    from hydra.errors import InstantiationException
+
+    from isocline.app.artifacts import build
+    from isocline.randomness import generator
+
+    shape = (1, int(model.config["network"]["length"]))
+    try:
+        made = build(yaml.safe_load(sampler.read_text(encoding="utf-8")))
+        made.sample(model.network, model.process, shape, 1, generator(0, "trial"))
+    except (InstantiationException, ValueError, TypeError, AttributeError, RuntimeError):
+        return False
+    return True
+
+
+def reason_of(error: BaseException) -> str:
+    """The cause of an error on one line."""
     return one_line(error.__cause__ or error, 200)
 
 
@@ -220,7 +256,7 @@ def sample_images(name: str, root: Path, request: ImageRequest) -> int:
     from isocline.randomness import generator, sample_noise
 
     _check_target(request.out)
-    model = _load(name, root, request.sampler, "images", request.adapter)
+    model = load_fitting(name, root, request.sampler, "images", request.adapter)
     network = model.config["network"]
     shape = (network["channels"], network["size"], network["size"])
     cond = labels(name, network.get("classes", 0), request)
@@ -261,71 +297,3 @@ def _save_grid(images: Tensor, path: Path) -> None:
     content = io.BytesIO()
     picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(content, "PNG")
     replace_file(content.getvalue(), path)
-
-
-def generate_text(name: str, root: Path, request: TextRequest) -> list[str]:
-    """Generate texts that begin with a prompt.
-
-    Raises:
-        FileNotFoundError: if the model or the tokenizer is not there.
-        ValueError: if the model is not one of text, the prompt is too long or holds unknown symbols.
-    """
-    import torch
-
-    from isocline.datasets.tokenizer import Tokenizer
-    from isocline.randomness import generator
-
-    model = _load(name, root, request.sampler, "text")
-    path = root / "data" / "text" / "tokenizer.json"
-    tokenizer, size = Tokenizer.load(path), model.config["network"].get("vocab_size")
-    if size is not None and tokenizer.vocab_size != size:
-        raise ValueError(
-            f"{path} has {tokenizer.vocab_size} tokens, {name} was trained with {size}; "
-            f"run `isocline repro` to train {name} anew, or git checkout its commit and dvc checkout"
-        )
-    longest = int(model.config["network"]["length"])
-    length = request.length or longest
-    if length > longest:
-        raise ValueError(f"--length {length} is more than the model's {longest} tokens")
-    text = _as_in_training(request.prompt, root)
-    try:
-        start = tokenizer.encode(text)
-    except ValueError as error:
-        raise ValueError(f"--prompt {request.prompt!r}: {error}") from error
-    if len(start) >= length:
-        raise ValueError(
-            f"--prompt takes {len(start)} of {length} tokens; shorten it or raise --length (at most {longest})"
-        )
-    prompt = None
-    if len(start):
-        tokens, fixed = torch.zeros(request.count, length, dtype=torch.int64), torch.zeros(length, dtype=torch.bool)
-        tokens[:, : len(start)] = start
-        fixed[: len(start)] = True
-        prompt = (tokens, fixed.expand(request.count, length).clone())
-    with torch.inference_mode():
-        solution = model.sampler.sample(
-            model.network,
-            model.process,
-            (request.count, length),
-            request.nfe,
-            generator(request.seed, "generate"),
-            prompt=prompt,
-        )
-    return tokenizer.decode_batch(solution.final)
-
-
-def _as_in_training(prompt: str, root: Path) -> str:
-    """Simplify a prompt as the training text was (the data card says how)."""
-    from hydra.errors import InstantiationException
-
-    from isocline.app.artifacts import build
-
-    card = root / "data" / "text" / "card.json"
-    if not prompt or not card.exists():
-        return prompt
-    try:
-        normalise = build(json.loads(card.read_text(encoding="utf-8")).get("normalise"))
-        return str(normalise(prompt)) if normalise else prompt
-    except (ValueError, AttributeError, TypeError, InstantiationException) as error:
-        cure = f"delete {card} and run `isocline repro` again"
-        raise ValueError(f"{card} is damaged ({_reason(error)}); {cure}") from error

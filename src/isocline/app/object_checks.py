@@ -13,8 +13,9 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from isocline.app.crosschecks import ConfigurationError, Problem, locate
+from isocline.app.crosschecks import Problem
 from isocline.app.errors import one_line
+from isocline.app.fitting import ConfigurationError, locate
 from isocline.app.sections import section_of, unknown_arguments
 from isocline.app.students import network_of, root_model, teachers
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from isocline.app.crosschecks import Problem, class_of, misfit, network_problems, trial, uses
+from isocline.app.crosschecks import Problem, network_problems, uses
+from isocline.app.fitting import class_of, misfit, trial
 from isocline.app.sections import section_of
 from isocline.app.students import network_of, root_model
 

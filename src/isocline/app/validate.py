@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from isocline.app.crosschecks import ConfigurationError, Problem, disagreements
+from isocline.app.crosschecks import Problem, disagreements
+from isocline.app.fitting import ConfigurationError
 from isocline.app.object_checks import object_problems, objects, show, student_networks
 from isocline.app.student_checks import student_problems
 

@@ -81,7 +81,8 @@ def text_likelihoods(
     Args:
         network: the model.
         objective: with ``negative_log_likelihood(network, tokens, generator, strata)`` if it has one, and with
-            ``process`` if it has one; an absorbing process admits the chain rule.
+            ``process`` if it has one: an absorbing process admits the chain rule, which an objective that has
+            ``left_to_right_likelihood(network, tokens)`` follows in its own way.
         tokens: ``(N, L)`` int64.
         characters: characters that each row decodes to, ``(N,)``.
         seed: run seed.
@@ -97,8 +98,10 @@ def text_likelihoods(
     own = getattr(objective, "negative_log_likelihood", None)
     if own is not None:
         ways[OWN] = (lambda rows, stream: own(network, rows, stream, strata), len(tokens))
-    kernel = getattr(objective, "process", None)
-    if isinstance(kernel, AbsorbingKernel) and chain_sequences:
+    kernel, chain = getattr(objective, "process", None), getattr(objective, "left_to_right_likelihood", None)
+    if chain is not None and chain_sequences:
+        ways[LEFT_TO_RIGHT] = (lambda rows, _: chain(network, rows), chain_sequences)
+    elif isinstance(kernel, AbsorbingKernel) and chain_sequences:
         ways[LEFT_TO_RIGHT] = (lambda rows, _: left_to_right_likelihood(network, kernel, rows), chain_sequences)
         ways[ANY_ORDER] = (lambda rows, stream: any_order_likelihood(network, kernel, rows, stream), chain_sequences)
     found = {}
