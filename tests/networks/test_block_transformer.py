@@ -9,9 +9,9 @@ from isocline.networks.transformer import TokenTransformer
 MASK = 10
 
 
-def perturbed(block_length, length=8, relative=True):
+def perturbed(block_length, noisy_depth=None, relative=True):
     torch.manual_seed(0)
-    network = BlockTransformer(11, length, 16, 2, 2, block_length, relative).double()
+    network = BlockTransformer(11, 8, 16, 2, 2, block_length, noisy_depth, relative).double()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -27,10 +27,10 @@ def tokens(rows=3, length=8):
     return torch.randint(MASK, (rows, length), generator=torch.Generator().manual_seed(2))
 
 
-@pytest.mark.parametrize("relative", [True, False])
+@pytest.mark.parametrize(("noisy_depth", "relative"), [(2, True), (1, True), (2, False)])
 @pytest.mark.parametrize("block_length", [1, 2, 4, 8])
-def test_one_pass_over_noisy_and_clean_tokens_is_a_pass_for_every_block(block_length, relative):
-    network, clean = perturbed(block_length, relative=relative), tokens()
+def test_one_pass_over_noisy_and_clean_tokens_is_a_pass_for_every_block(block_length, noisy_depth, relative):
+    network, clean = perturbed(block_length, noisy_depth, relative), tokens()
     z = noisy(clean)
     together = network(None, z, clean=clean)
     for start in range(0, 8, block_length):
@@ -74,8 +74,9 @@ def test_one_block_is_the_bidirectional_network_with_the_same_weights():
     torch.testing.assert_close(network(None, z), expected, rtol=0, atol=1e-12)
 
 
-def test_decoding_with_a_cache_is_the_full_forward_whenever_blocks_are_handed_in():
-    network, clean = perturbed(2), tokens()
+@pytest.mark.parametrize("noisy_depth", [1, 2])
+def test_decoding_with_a_cache_is_the_full_forward_whenever_blocks_are_handed_in(noisy_depth):
+    network, clean = perturbed(2, noisy_depth), tokens()
     z = noisy(clean)
     expected = network(None, z, clean=clean)
     cache = network.empty_cache(3)
@@ -96,6 +97,16 @@ def test_logits_are_computed_where_they_are_wanted():
     assert torch.equal(network(None, z, clean=clean, where=z == MASK), logits[z == MASK])
 
 
+def test_clean_tokens_predict_the_next_without_seeing_it():
+    network, clean = perturbed(2), tokens()
+    found = network.predictions(noisy(clean), clean)
+    torch.testing.assert_close(found.denoised, network(None, noisy(clean), clean=clean))
+    other = clean.clone()
+    other[:, 3] = (other[:, 3] + 1) % MASK
+    changed = (network.predictions(noisy(clean), other).following - found.following).abs().amax(-1) > 1e-9
+    assert changed.tolist() == [[False] * 3 + [True] * 3] * 3
+
+
 def test_gradients_reach_every_parameter_and_are_finite():
     network, clean = perturbed(2), tokens()
     network(None, noisy(clean), clean=clean).square().mean().backward()
@@ -107,3 +118,9 @@ def test_gradients_reach_every_parameter_and_are_finite():
 def test_blocks_that_do_not_divide_the_sequence_are_refused():
     with pytest.raises(ValueError, match="block_length = 3 does not divide length = 8"):
         BlockTransformer(11, 8, 16, 2, 2, 3)
+
+
+@pytest.mark.parametrize("noisy_depth", [0, 3])
+def test_a_noisy_depth_beyond_the_depth_is_refused(noisy_depth):
+    with pytest.raises(ValueError, match=f"noisy_depth = {noisy_depth}"):
+        BlockTransformer(11, 8, 16, 2, 2, 2, noisy_depth)

@@ -31,9 +31,9 @@ def standard_error(values):
     return values.std() / len(values) ** 0.5
 
 
-def random_network(block_length):
+def random_network(block_length, noisy_depth=None):
     torch.manual_seed(0)
-    network = BlockTransformer(4, 4, 16, 2, 2, block_length).double()
+    network = BlockTransformer(4, 4, 16, 2, 2, block_length, noisy_depth).double()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -152,6 +152,22 @@ def test_clipped_times_leave_out_extreme_numbers_of_masks():
     assert set(network.counts[-1].flatten().tolist()) == {2, 3}
 
 
+def test_the_loss_of_the_context_is_the_chain_rule_of_the_clean_tokens_and_no_likelihood_uses_it():
+    truth, network = law(), random_network(2)
+    batch = Batch(truth.sequences)
+    plain = BlockDiffusion(KERNEL)(network, batch, stream())
+    loss = BlockDiffusion(KERNEL, context_weight=0.5)(network, batch, stream())
+    following = network.predictions(truth.sequences, truth.sequences).following[..., :3].log_softmax(-1)
+    expected = -following.gather(-1, truth.sequences[:, 1:3, None]).mean()
+    torch.testing.assert_close(loss.total, plain.total + 0.5 * expected)
+    torch.testing.assert_close(loss.terms["nats_per_following_token"], expected.detach())
+    found, same = (
+        BlockDiffusion(KERNEL, context_weight=weight).negative_log_likelihood(network, truth.sequences, stream(), 4)
+        for weight in (0.0, 0.5)
+    )
+    assert torch.equal(found.nats, same.nats)
+
+
 def test_what_does_not_fit_is_refused_by_name():
     with pytest.raises(TypeError, match="UniformKernel"):
         BlockDiffusion(UniformKernel(4, LinearSurvival()))
@@ -160,3 +176,5 @@ def test_what_does_not_fit_is_refused_by_name():
         BlockDiffusion(KERNEL)(other, Batch(torch.zeros(2, 4, dtype=torch.int64)), stream())
     with pytest.raises(ValueError, match="3 tokens a row are no multiple of block_length = 2"):
         BlockDiffusion(KERNEL)(random_network(2), Batch(torch.zeros(2, 3, dtype=torch.int64)), stream())
+    with pytest.raises(ValueError, match="context_weight = -1"):
+        BlockDiffusion(KERNEL, context_weight=-1)

@@ -1,9 +1,13 @@
 """A Transformer over tokens that is autoregressive over blocks and bidirectional within one.
 
-Reference: "Block Diffusion: Interpolating Between Autoregressive and Diffusion Language Models", Arriola et al., 2025.
+References: "Block Diffusion: Interpolating Between Autoregressive and Diffusion Language Models", Arriola et al., 2025;
+"Encoder-Decoder Diffusion Language Models for Efficient Training and Inference", Arriola et al., 2025 (noisy tokens
+pass through fewer layers than clean ones).
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,27 +16,42 @@ from torch.nn import functional as F
 from isocline.networks.attention import KeyValueCache
 from isocline.networks.transformer import Block, Transformer
 
-__all__ = ["BlockTransformer"]
+__all__ = ["BlockPredictions", "BlockTransformer"]
+
+
+class BlockPredictions(NamedTuple):
+    """What one pass over noisy and clean tokens predicts.
+
+    Attributes:
+        denoised: logits of the clean tokens of the noisy ones, ``(B, L, V)``, or ``(m, V)`` where m were wanted.
+        following: logits of the token after each clean one, ``(B, L − b, V)``.
+    """
+
+    denoised: Tensor
+    following: Tensor
 
 
 class BlockTransformer(nn.Module):
     """Logits of the clean tokens of every block, given its noisy tokens and the clean tokens of the blocks before.
 
-    A clean token sees the clean tokens of its own and of earlier blocks; a noisy one those of earlier blocks, and the
-    noisy tokens of its own block. Clean tokens do not see noisy ones, so their keys and values are those of any number
-    of noisy versions, and in sampling those of finished blocks are kept. Input and output embeddings are tied.
+    A noisy token sees the clean tokens of earlier blocks and the noisy tokens of its own. A clean token sees itself and
+    the clean tokens before it, never noisy ones: so its keys and values serve any number of noisy versions and any
+    later block, in sampling they are kept, and its own features predict the token after it, which training may use
+    (`isocline.objectives.block_diffusion`). Input and output embeddings are tied.
 
     Args:
         vocab_size: vocabulary V; the mask token is the last.
         length: longest sequence L.
         width: embedding width D.
-        depth: number of Transformer blocks.
+        depth: number of Transformer blocks, which clean tokens pass through.
         heads: attention heads.
         block_length: tokens per block b; 1 is autoregressive, ``length`` an ordinary bidirectional network.
+        noisy_depth: the last so many Transformer blocks are those that noisy tokens pass through; all by default.
         relative: whether attention has a learned bias by distance.
 
     Raises:
-        ValueError: if the blocks do not divide the sequence (and what `Transformer` raises).
+        ValueError: if the blocks do not divide the sequence, or ``noisy_depth`` is not between 1 and ``depth`` (and
+            what `Transformer` raises).
     """
 
     def __init__(
@@ -43,6 +62,7 @@ class BlockTransformer(nn.Module):
         depth: int,
         heads: int,
         block_length: int,
+        noisy_depth: int | None = None,
         relative: bool = True,
     ) -> None:
         super().__init__()
@@ -50,9 +70,13 @@ class BlockTransformer(nn.Module):
             raise ValueError(f"vocab_size = {vocab_size}: needs at least one symbol and the mask token")
         if block_length < 1 or length % block_length:
             raise ValueError(f"block_length = {block_length} does not divide length = {length}; choose a divisor")
+        noisy_depth = depth if noisy_depth is None else noisy_depth
+        if not 1 <= noisy_depth <= depth:
+            raise ValueError(f"noisy_depth = {noisy_depth}: must be between 1 and depth = {depth}")
         self.vocab_size = vocab_size
         self.length = length
         self.block_length = block_length
+        self.skipped = depth - noisy_depth
         self.embed = nn.Embedding(vocab_size, width)
         nn.init.normal_(self.embed.weight, std=0.02)
         self.trunk = Transformer(length, width, depth, heads, conditioned=False, relative=relative)
@@ -74,15 +98,15 @@ class BlockTransformer(nn.Module):
             cond: not used.
             clean: clean tokens ``(B, L)``, of which every block sees those of earlier blocks; all blocks are then
                 predicted at once. None takes those of ``z`` itself for clean: right for its first unfinished block.
-            where: bool ``(B, L)``, positions whose logits are wanted; the result is then ``(n, V)``, row by row.
+            where: bool ``(B, L)``, positions whose logits are wanted; the result is then ``(m, V)``, row by row.
         """
-        places = torch.arange(z.shape[1], device=z.device)
-        if clean is None:
-            features, _ = self._pass(z, places, len(places), self.empty_cache(len(z)))
-        else:
-            context = z.shape[1] - self.block_length
-            features, _ = self._pass(z, places, 0, self._remember(clean[:, :context], places[:context]))
-        return self._logits(features if where is None else features[where])
+        cache, _ = self._read(self._context(z if clean is None else clean), self.empty_cache(len(z)))
+        return self._denoised(z, 0, cache, where)
+
+    def predictions(self, z: Tensor, clean: Tensor, where: Tensor | None = None) -> BlockPredictions:
+        """Predict clean tokens as `forward` does, and the token after each clean one."""
+        cache, context = self._read(self._context(clean), self.empty_cache(len(z)), features=True)
+        return BlockPredictions(self._denoised(z, 0, cache, where), self._logits(context))
 
     def empty_cache(self, batch: int) -> KeyValueCache:
         """Return the cache that `decode_block` starts from."""
@@ -97,56 +121,51 @@ class BlockTransformer(nn.Module):
 
         Args:
             finished: tokens ``(B, F)`` of the finished blocks that the cache does not hold yet, F ≥ 0.
-            z: noisy tokens ``(B, n)`` of the block that follows them.
+            z: noisy tokens ``(B, b)`` of the block that follows them.
             cache: of the blocks before.
 
         Returns:
-            Logits ``(B, n, V)`` of the clean tokens of ``z``, and the cache with ``finished``.
+            Logits ``(B, b, V)`` of the clean tokens of ``z``, and the cache with ``finished``.
         """
-        begin, count = cache.keys[0].shape[2], finished.shape[1]
-        tokens = torch.cat([finished, z], dim=1)
-        places = torch.arange(begin, begin + tokens.shape[1], device=z.device)
-        features, longer = self._pass(tokens, places, count, cache)
-        keys, values = ([part[:, :, : begin + count] for part in parts] for parts in longer)
-        return self._logits(features[:, count:]), KeyValueCache(keys, values)
+        if finished.shape[1]:
+            cache, _ = self._read(finished, cache)
+        return self._denoised(z, cache.keys[0].shape[2], cache, None), cache
 
-    def _visible(self, queries: Tensor, keys: Tensor, clean: int, past: int) -> Tensor:
-        """Which keys (the first ``past + clean`` of them clean) the queries (the first ``clean``) see, ``(Q, K)``."""
-        blocks, others = queries[:, None] // self.block_length, keys // self.block_length
-        asks = torch.arange(len(queries), device=keys.device)[:, None] < clean
-        answers = torch.arange(len(keys), device=keys.device) < past + clean
-        return torch.where(asks, answers & (others <= blocks), torch.where(answers, others < blocks, others == blocks))
+    def _context(self, clean: Tensor) -> Tensor:
+        """The tokens that any block can see: all but the last block."""
+        return clean[:, : clean.shape[1] - self.block_length]
 
-    def _pass(self, z: Tensor, places: Tensor, clean: int, cache: KeyValueCache) -> tuple[Tensor, KeyValueCache]:
-        """Features of new tokens ``(B, n)``, the first ``clean`` of which are clean, and the cache with all of them."""
+    def _read(self, tokens: Tensor, cache: KeyValueCache, features: bool = False) -> tuple[KeyValueCache, Tensor]:
+        """Lengthen the cache by clean tokens ``(B, F)``; their features too if wanted, which the last block costs."""
         past = cache.keys[0].shape[2]
-        earlier = torch.cat([torch.arange(past, device=z.device), places])
-        visible = self._visible(places, earlier, clean, past)
-        x, keys, values = self._embedded(z, places), [], []
-        for block, key, value in zip(self.trunk.blocks, cache.keys, cache.values, strict=True):
+        everyone = torch.arange(past + tokens.shape[1], device=tokens.device)
+        places = everyone[past:]
+        visible = everyone <= places[:, None]
+        x, keys, values = self.embed(tokens) + self.trunk.positions[:, places], [], []
+        for number, (block, key, value) in enumerate(zip(self.trunk.blocks, cache.keys, cache.values, strict=True)):
             assert isinstance(block, Block)
-            x, key, value = block.decode(x, key, value, block.attention.mask(places, earlier, visible))
+            if number + 1 < len(self.trunk.blocks) or features:
+                x, key, value = block.decode(x, key, value, block.attention.mask(places, everyone, visible))
+            else:
+                _, k, v = block.attention.split(block.norm1(x))
+                key, value = torch.cat([key, k], dim=2), torch.cat([value, v], dim=2)
             keys.append(key)
             values.append(value)
-        return self.trunk.norm(x), KeyValueCache(keys, values)
+        return KeyValueCache(keys, values), self.trunk.norm(x)
 
-    def _remember(self, clean: Tensor, places: Tensor) -> KeyValueCache:
-        """Keys and values of clean tokens; as `_pass`, without what only their own features would need."""
-        visible = self._visible(places, places, len(places), 0)
-        x, cache = self._embedded(clean, places), self.empty_cache(len(clean))
-        keys, values = [], []
-        *others, last = self.trunk.blocks
-        for block, key, value in zip(others, cache.keys, cache.values, strict=False):
+    def _denoised(self, z: Tensor, start: int, cache: KeyValueCache, where: Tensor | None) -> Tensor:
+        """Logits of the clean tokens of noisy blocks from ``start`` on; each sees the part of the cache before it."""
+        places = torch.arange(start, start + z.shape[1], device=z.device)
+        past = torch.arange(cache.keys[0].shape[2], device=z.device)
+        own, before = places[:, None] // self.block_length, past // self.block_length
+        visible = torch.cat([before < own, places // self.block_length == own], dim=1)
+        keys = torch.cat([past, places])
+        x = self.embed(z) + self.trunk.positions[:, places]
+        for block, key, value in list(zip(self.trunk.blocks, cache.keys, cache.values, strict=True))[self.skipped :]:
             assert isinstance(block, Block)
-            x, key, value = block.decode(x, key, value, block.attention.mask(places, places, visible))
-            keys.append(key)
-            values.append(value)
-        assert isinstance(last, Block)
-        _, key, value = last.attention.split(last.norm1(x))
-        return KeyValueCache([*keys, key], [*values, value])
-
-    def _embedded(self, z: Tensor, places: Tensor) -> Tensor:
-        return self.embed(z) + self.trunk.positions[:, places]
+            x, _, _ = block.decode(x, key, value, block.attention.mask(places, keys, visible))
+        features = self.trunk.norm(x)
+        return self._logits(features if where is None else features[where])
 
     def _logits(self, features: Tensor) -> Tensor:
         return F.linear(features, self.embed.weight, self.bias)

@@ -45,32 +45,51 @@ class BlockDiffusion(Objective):
             strata dealt out at random. With a law that is not uniform, such as
             `isocline.objectives.time_sampling.ClippedTimes`, the loss weighs counts otherwise than the bound, which
             `negative_log_likelihood` always evaluates in full.
+        context_weight: weight of a further loss in training, the cross-entropy of the token after each clean one, by
+            the network's `predictions`. What is learned by predicting from every clean token at once is what the noisy
+            tokens attend to; no likelihood uses these predictions themselves.
 
     Raises:
         TypeError: if the kernel is not absorbing.
+        ValueError: if ``context_weight`` is negative.
     """
 
-    def __init__(self, process: AbstractKernel, times: AbstractTimes | None = None) -> None:
+    def __init__(
+        self, process: AbstractKernel, times: AbstractTimes | None = None, context_weight: float = 0.0
+    ) -> None:
         super().__init__()
         if not isinstance(process, AbsorbingKernel):
             raise TypeError(f"process = {type(process).__name__}: block diffusion needs AbsorbingKernel")
+        if context_weight < 0:
+            raise ValueError(f"context_weight = {context_weight}: must not be negative; 0 leaves that loss out")
         self.process = process
         self.times = StratifiedTimes() if times is None else times
+        self.context_weight = context_weight
 
     def forward(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> Loss:
         """One draw of a number of masks and of their places per block of ``batch.x0`` ``(B, L)``."""
         x0 = batch.x0
-        rows, length = _blocks(network, x0)
+        length = _block_length(network, x0)
+        rows = x0.reshape(-1, length)
         share = self.times(len(rows), self.process, generator)  # type: ignore[arg-type]  # reads t_min and t_max alone
         # Lattices are in order: undealt, a block's place would tell its number of masks.
         order = torch.rand(len(rows), generator=generator, device=generator.device, dtype=torch.float64).argsort()
         count = _count(share[order].to(x0.device), length)
         z = mask_exactly(rows, count, self.process.mask, generator).reshape(x0.shape)
         masked = self.process.undecided(z)
-        surprise = self._surprise(network, x0, z, masked, batch.cond)
+        if self.context_weight > 0:
+            logits, following = network.predictions(z, x0, masked)  # type: ignore[operator]
+        else:
+            logits = network(torch.ones((), device=z.device), z, batch.cond, clean=x0, where=masked)
+        surprise = self._surprise(logits, x0[masked])
         weight = (length / count).to(surprise.dtype).repeat_interleave(length).reshape(x0.shape)
         total = (weight[masked] * surprise).sum() / x0.numel()
-        return Loss(total, {"nats_per_token": total.detach(), "nats_per_mask": surprise.mean().detach()})
+        terms = {"nats_per_token": total.detach(), "nats_per_mask": surprise.mean().detach()}
+        if self.context_weight > 0 and following.shape[1]:
+            context = self._surprise(following.flatten(0, 1), x0[:, 1 : following.shape[1] + 1].flatten()).mean()
+            total = total + self.context_weight * context
+            terms["nats_per_following_token"] = context.detach()
+        return Loss(total, terms)
 
     @torch.no_grad()
     def negative_log_likelihood(
@@ -87,7 +106,7 @@ class BlockDiffusion(Objective):
         evaluation is enough.
 
         Args:
-            network: ``network(t, z, cond, clean, where) -> (n, V)``; see `isocline.networks.block_transformer`.
+            network: ``network(t, z, cond, clean, where) -> (m, V)``; see `isocline.networks.block_transformer`.
             tokens: ``(B, L)``, whole blocks.
             generator: source of subsets.
             strata: network evaluations per sequence.
@@ -96,7 +115,8 @@ class BlockDiffusion(Objective):
         Returns:
             Nats per sequence; a bound, exact for blocks of one token.
         """
-        rows, length = _blocks(network, tokens)
+        length = _block_length(network, tokens)
+        rows = tokens.reshape(-1, length)
         nats = torch.zeros(len(tokens), dtype=torch.float64, device=tokens.device)
         strata = 1 if length == 1 else strata
         for u in stratified_uniforms(strata, len(rows), generator):
@@ -117,7 +137,7 @@ class BlockDiffusion(Objective):
             tokens: ``(B, L)``, whole blocks; b evaluations per sequence.
             cond: condition or None.
         """
-        _, length = _blocks(network, tokens)
+        length = _block_length(network, tokens)
         within = torch.arange(tokens.shape[1], device=tokens.device) % length
         nats = torch.zeros(len(tokens), dtype=torch.float64, device=tokens.device)
         for place in range(length):
@@ -125,26 +145,26 @@ class BlockDiffusion(Objective):
             nats += self._spread(network, tokens, z, (within == place).expand(tokens.shape), cond).sum(-1)
         return LikelihoodEstimate(nats, "exact")
 
-    def _surprise(self, network: nn.Module, x0: Tensor, z: Tensor, where: Tensor, cond: Any) -> Tensor:
-        """−log p(x_i | z^k, x^{<k}) at the masked positions of ``where`` ``(B, L)``, ``(n,)``."""
-        logits = network(torch.ones((), device=z.device), z, cond, clean=x0, where=where)
-        open_row = torch.full((1, len(logits)), self.process.mask, device=z.device)
+    def _surprise(self, logits: Tensor, tokens: Tensor) -> Tensor:
+        """−log p of ``tokens`` ``(m,)``, none of which the network saw, by its logits ``(m, V)``."""
+        open_row = torch.full((1, len(logits)), self.process.mask, device=logits.device)
         log_probs = self.process.clean_log_probs(logits.unsqueeze(0), open_row).squeeze(0)
-        return -token_log_probs(log_probs, x0[where])
+        return -token_log_probs(log_probs, tokens)
 
     def _spread(self, network: nn.Module, x0: Tensor, z: Tensor, where: Tensor, cond: Any) -> Tensor:
-        """`_surprise` in its place, 0 elsewhere; ``(B, L)`` float64."""
+        """−log p(x_i | z^k, x^{<k}) at masked positions ``where`` ``(B, L)``, 0 elsewhere; ``(B, L)`` float64."""
         values = torch.zeros(x0.shape, dtype=torch.float64, device=x0.device)
-        values[where] = self._surprise(network, x0, z, where, cond).double()
+        logits = network(torch.ones((), device=z.device), z, cond, clean=x0, where=where)
+        values[where] = self._surprise(logits, x0[where]).double()
         return values
 
 
-def _blocks(network: nn.Module, tokens: Tensor) -> tuple[Tensor, int]:
-    """The blocks of all rows ``(B·L/b, b)``, and b."""
+def _block_length(network: nn.Module, tokens: Tensor) -> int:
+    """The network's block length, which divides the rows."""
     length = block_length_of(network)
     if tokens.shape[1] % length:
         raise ValueError(f"{tokens.shape[1]} tokens a row are no multiple of block_length = {length}")
-    return tokens.reshape(-1, length), length
+    return length
 
 
 def _count(share: Tensor, length: int) -> Tensor:

@@ -35,7 +35,7 @@ class EnumeratedBlocks(nn.Module):
     def forward(
         self, t: Any, z: Tensor, cond: Any = None, clean: Tensor | None = None, where: Tensor | None = None
     ) -> Tensor:
-        """As `isocline.networks.block_transformer.BlockTransformer`; ``(B, L, V)`` or ``(n, V)`` float64."""
+        """As `isocline.networks.block_transformer.BlockTransformer`; ``(B, L, V)`` or ``(m, V)`` float64."""
         law = self.law
         onehot = F.one_hot(law.sequences, law.vocab_size).double()
         fits = (z.unsqueeze(1) == law.sequences) | (z == law.symbols).unsqueeze(1)
