@@ -12,7 +12,7 @@ from isocline.datasets.storage import write_tensors
 from isocline.datasets.tokenizer import MASK_SHOWN, Tokenizer
 from isocline.metrics.settings import TextSettings
 from isocline.metrics.text_evaluation import evaluate_text, text_floor
-from isocline.metrics.text_likelihood import likelihood_tensors, likelihood_values, text_likelihoods
+from isocline.metrics.text_likelihood import likelihood_tensors, likelihood_values, spread_rows, text_likelihoods
 from isocline.metrics.text_metrics import TextReference
 from isocline.metrics.text_statistics import vocabulary_of
 from isocline.randomness import derive_seed
@@ -29,7 +29,7 @@ def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
     tokenizer = Tokenizer.load(Path("data/text/tokenizer.json"))
     train, valid, test = (load_tensors(Path(f"data/text/{split}.safetensors")) for split in ("train", "valid", "test"))
     run.dataset_file("data/text/test.safetensors", context="test")
-    length, rows = test["tokens"].shape[1], settings.likelihood_sequences
+    length, rows = test["tokens"].shape[1], spread_rows(len(test["tokens"]), settings.likelihood_sequences)
     reference = TextReference(
         judges=load_text_judges(device=device),
         decode=tokenizer.decode,
@@ -37,7 +37,7 @@ def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
         vocabulary=vocabulary_of(tokenizer.decode(row) for row in train["tokens"]),
     )
     scored = text_likelihoods(
-        model.network, model.objective, test["tokens"][:rows], test["characters"][:rows],
+        model.network, model.objective, test["tokens"][rows], test["characters"][rows],
         seed=seed, strata=settings.strata, chain_sequences=settings.chain_sequences,
         batch_size=settings.batch_size, device=device,
     )  # fmt: skip
@@ -50,10 +50,11 @@ def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
         "sequences": settings.sequences,
         "seeds": settings.seeds,
         "length": length,
-        "likelihood_sequences": min(rows, len(test["tokens"])),
-        "chain_sequences": min(settings.chain_sequences, rows),
+        "likelihood_sequences": len(rows),
+        "chain_sequences": min(settings.chain_sequences, len(rows)),
         "strata": settings.strata,
         "floor": f"validation sequences, {settings.sequences} a set",
+        "last_step": "decides every position that is still open; none is left undecided",
         "sampler": section["sampler"],
     }
     floor = text_floor(reference, settings.metrics.values(), valid["tokens"], settings.sequences, settings.seeds, seed)

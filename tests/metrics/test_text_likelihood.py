@@ -15,6 +15,7 @@ from isocline.metrics.text_likelihood import (
     TextLikelihood,
     likelihood_tensors,
     likelihood_values,
+    spread_rows,
     text_likelihoods,
     tightest,
 )
@@ -54,20 +55,32 @@ def test_bits_per_character_of_the_source_under_itself_is_its_entropy():
     assert abs(perplexity.mean - math.exp(ENTROPY)) < 4 * perplexity.se
 
 
-def test_a_masked_model_is_scored_by_the_chain_rule_too_on_its_first_rows():
+def test_a_masked_model_is_scored_by_the_chain_rule_too_on_some_rows_of_the_whole_text():
     truth = EnumeratedLaw.random(3, 3, 2.0, torch.Generator().manual_seed(0))
     kernel = AbsorbingKernel(4, LinearSurvival())
     tokens = truth.sample(40, torch.Generator().manual_seed(1))
     network = EnumeratedDenoiser(truth, kernel)
     found = score(MaskedDiffusion(kernel), tokens, network, chain_sequences=10, batch_size=7)
-    assert {name: (one.kind, len(one.nats)) for name, one in found.items()} == {
+    assert {name: (one.kind, int(one.scored.sum())) for name, one in found.items()} == {
         OWN: ("bound", 40),
         LEFT_TO_RIGHT: ("exact", 10),
         ANY_ORDER: ("bound", 10),
     }
     for name in (LEFT_TO_RIGHT, ANY_ORDER):
-        torch.testing.assert_close(found[name].nats, truth.nats(tokens[:10]), rtol=0, atol=1e-10)
+        assert found[name].scored.nonzero().flatten().tolist() == list(range(0, 40, 4))
+        torch.testing.assert_close(found[name].nats[::4], truth.nats(tokens[::4]), rtol=0, atol=1e-10)
     assert list(score(MaskedDiffusion(kernel), tokens, network, chain_sequences=0)) == [OWN]
+
+
+def test_an_objective_with_a_chain_of_its_own_is_asked_for_it():
+    own = SimpleNamespace(
+        process=AbsorbingKernel(4, LinearSurvival()),
+        negative_log_likelihood=KnownLaw().negative_log_likelihood,
+        left_to_right_likelihood=lambda network, tokens: LikelihoodEstimate(tokens.sum(1).double(), "exact"),
+    )
+    found = score(own, source(10, 0), chain_sequences=5)
+    assert list(found) == [OWN, LEFT_TO_RIGHT]
+    assert torch.equal(found[LEFT_TO_RIGHT].nats[::2], source(10, 0)[::2].sum(1).double())
 
 
 def test_no_chain_rule_without_an_absorbing_process_and_nothing_without_a_likelihood():
@@ -86,14 +99,19 @@ def one(nats, kind="bound"):
 
 def test_the_tightest_is_judged_on_the_rows_that_all_of_them_scored():
     """The bound is the smaller number over all of its rows and the larger one where the other was measured."""
-    found = {OWN: one([5.0, 5.0, 0.0, 0.0]), LEFT_TO_RIGHT: one([4.0, 4.5], "exact"), ANY_ORDER: one([6.0, 4.0])}
+    nan = math.nan
+    found = {
+        OWN: one([0.0, 5.0, 0.0, 5.0]),
+        LEFT_TO_RIGHT: one([nan, 4.0, nan, 4.5], "exact"),
+        ANY_ORDER: one([nan, 6.0, nan, 4.0]),
+    }
     assert tightest(found) == LEFT_TO_RIGHT
     assert tightest({}) is None
     assert tightest({OWN: one([1.0])}) == OWN
 
 
 def test_metrics_name_every_likelihood_and_the_tightest():
-    found = {OWN: one([5.0, 5.0, 1.0]), LEFT_TO_RIGHT: one([4.0, 4.5], "exact")}
+    found = {OWN: one([5.0, 5.0, 1.0]), LEFT_TO_RIGHT: one([4.0, 4.5, math.nan], "exact")}
     values = likelihood_values(found)
     assert list(values) == ["bits_per_char", "perplexity", "bits_per_char_left_to_right", "bits_per_char_tightest"]
     assert values["bits_per_char"]["kind"] == "bound"
@@ -102,4 +120,11 @@ def test_metrics_name_every_likelihood_and_the_tightest():
     assert best["mean"] == pytest.approx(8.5 / 4 / math.log(2))
     assert best["se"] > 0
     tensors = likelihood_tensors(found)
-    assert {name: len(values) for name, values in tensors.items()} == {"characters": 3, OWN: 3, LEFT_TO_RIGHT: 2}
+    assert {name: len(values) for name, values in tensors.items()} == {"characters": 3, OWN: 3, LEFT_TO_RIGHT: 3}
+
+
+def test_rows_are_evenly_spaced_over_the_text():
+    assert spread_rows(10, 5).tolist() == [0, 2, 4, 6, 8]
+    assert spread_rows(7, 3).tolist() == [0, 2, 4]
+    assert spread_rows(3, 9).tolist() == [0, 1, 2]
+    assert spread_rows(3, 0).tolist() == []

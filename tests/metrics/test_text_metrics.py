@@ -12,6 +12,7 @@ from isocline.metrics.text_statistics import (
     dictionary_share,
     distinct_n,
     jensen_shannon,
+    self_bleu,
     sequence_entropy,
     vocabulary_of,
     words_of,
@@ -100,3 +101,25 @@ def test_jensen_shannon_of_two_coins_is_the_closed_form():
 def test_jensen_shannon_refuses_empty_texts():
     with pytest.raises(ValueError, match="3-grams"):
         jensen_shannon(["ab"], ["abcd"])
+
+
+def test_self_bleu_is_one_for_a_repeated_text_and_zero_for_texts_without_a_common_gram():
+    assert self_bleu(["and it came to pass"] * 3) == pytest.approx(1.0)
+    assert self_bleu(["a b c d e", "f g h i j"]) == 0.0
+    assert self_bleu(["a b", "a b"]) == 0.0  # no four words
+    assert self_bleu(["a b", "a b"], n=2) == pytest.approx(1.0)
+
+
+def test_self_bleu_is_the_mean_bleu_of_torchmetrics_against_the_other_texts():
+    from torchmetrics.functional.text import bleu_score
+
+    stream = torch.Generator().manual_seed(0)
+    words = ["and", "it", "came", "to", "pass", "that"]
+    sizes = [9, 14, 14, 7, 20, 11]
+    texts = [" ".join(words[int(i)] for i in torch.randint(4, (size,), generator=stream)) for size in sizes]
+    texts += [texts[0] + " pass that"]
+    expected = [
+        float(bleu_score([text], [[other for j, other in enumerate(texts) if j != i]])) for i, text in enumerate(texts)
+    ]
+    assert min(expected) < 0.5 < max(expected)
+    assert self_bleu(texts) == pytest.approx(sum(expected) / len(expected), abs=1e-6)

@@ -20,6 +20,7 @@ from isocline.metrics.text_metrics import (
     Entropy,
     GenerativePerplexity,
     JensenShannon,
+    SelfBleu,
 )
 from isocline.objectives.likelihood import ProbabilityFlowLikelihood
 
@@ -56,6 +57,7 @@ def _text_metrics() -> dict[str, AbstractTextMetric]:
         "jensen_shannon": JensenShannon(),
         "dictionary_share": DictionaryShare(),
         "distinct_words": DistinctWords(),
+        "self_bleu": SelfBleu(),
     }
 
 
@@ -138,10 +140,10 @@ class TextSettings:
         seeds: sampling seeds.
         nfe: function evaluations per sequence at which the model is measured.
         batch_size: sequences sampled or scored at once; part of the protocol, since a batch shares its random stream.
-        likelihood_sequences: test sequences, the first of the split.
+        likelihood_sequences: test sequences, evenly spaced over the split.
         strata: strata of t per sequence for a bound.
-        chain_sequences: of them, the first so many that a masked model scores by the chain rule too, which costs it
-            one evaluation per token and order; 0 for none.
+        chain_sequences: of them, how many a masked model scores by the chain rule too, which costs it one evaluation
+            per token and order; 0 for none.
         metrics: measured at every budget, by name (the names only order and override them).
         texts: generated texts kept per NFE, of the first seed.
         trajectory_nfe: evaluations of the kept trajectory.

@@ -27,6 +27,7 @@ __all__ = [
     "TextLikelihood",
     "likelihood_tensors",
     "likelihood_values",
+    "spread_rows",
     "text_likelihoods",
     "tightest",
 ]
@@ -42,7 +43,7 @@ class TextLikelihood:
     """Likelihood of held-out sequences.
 
     Attributes:
-        nats: negative log-likelihood of each sequence, ``(N,)`` float64.
+        nats: negative log-likelihood of each sequence, ``(N,)`` float64; NaN where it was not scored.
         characters: characters that each sequence decodes to, ``(N,)``.
         length: tokens of a sequence.
         kind: ``exact`` or ``bound``.
@@ -54,14 +55,25 @@ class TextLikelihood:
     kind: str
 
     @property
+    def scored(self) -> Tensor:
+        """The sequences that were scored, bool ``(N,)``."""
+        return ~self.nats.isnan()
+
+    @property
     def bits_per_char(self) -> Estimate:
         """Corpus bits per character with the ratio estimator's standard error."""
-        return bits_per_character(self.nats, self.characters)
+        return bits_per_character(self.nats[self.scored], self.characters[self.scored])
 
     @property
     def perplexity(self) -> Estimate:
         """Corpus perplexity per token."""
-        return corpus_perplexity(self.nats, self.length)
+        return corpus_perplexity(self.nats[self.scored], self.length)
+
+
+def spread_rows(total: int, count: int) -> Tensor:
+    """Choose ``count`` of ``total`` rows, evenly spaced: neighbours in a text are alike, and tell less together."""
+    count = min(count, total)
+    return torch.arange(count) * total // max(count, 1)
 
 
 def text_likelihoods(
@@ -87,7 +99,8 @@ def text_likelihoods(
         characters: characters that each row decodes to, ``(N,)``.
         seed: run seed.
         strata: strata of t per sequence, where the objective's own likelihood is a bound.
-        chain_sequences: the first rows so many are scored by the chain rule, L evaluations each and order; 0 for none.
+        chain_sequences: so many rows, evenly spaced, are scored by the chain rule, L evaluations each and order; 0 for
+            none.
         batch_size: rows scored at once.
         device: where the network is.
 
@@ -105,16 +118,17 @@ def text_likelihoods(
         ways[LEFT_TO_RIGHT] = (lambda rows, _: left_to_right_likelihood(network, kernel, rows), chain_sequences)
         ways[ANY_ORDER] = (lambda rows, stream: any_order_likelihood(network, kernel, rows, stream), chain_sequences)
     found = {}
-    for name, (score, rows) in ways.items():
-        parts, kind = [], ""
-        for start in range(0, len(tokens[:rows]), batch_size):
+    for name, (score, count) in ways.items():
+        rows, nats, kind = spread_rows(len(tokens), count), torch.full((len(tokens),), torch.nan).double(), ""
+        for start in range(0, len(rows), batch_size):
+            part = rows[start : start + batch_size]
             purpose = "likelihood" if name == OWN else f"likelihood-{name}"
             stream = generator(seed, purpose, start, device=device)
             with torch.inference_mode():
-                scored = score(tokens[:rows][start : start + batch_size].to(device), stream)
-            parts.append(scored.nats.double().cpu())
+                scored = score(tokens[part].to(device), stream)
+            nats[part] = scored.nats.double().cpu()
             kind = scored.kind
-        found[name] = TextLikelihood(torch.cat(parts), characters[:rows], tokens.shape[1], kind)
+        found[name] = TextLikelihood(nats, characters, tokens.shape[1], kind)
     return found
 
 
@@ -125,8 +139,8 @@ def tightest(found: Mapping[str, TextLikelihood]) -> str | None:
     """
     if not found:
         return None
-    shared = min(len(one.nats) for one in found.values())
-    return min(found, key=lambda name: float(found[name].nats[:shared].mean()))
+    shared = torch.stack([one.scored for one in found.values()]).all(0)
+    return min(found, key=lambda name: float(found[name].nats[shared].mean()))
 
 
 def likelihood_values(found: Mapping[str, TextLikelihood]) -> dict[str, dict[str, Any]]:
@@ -151,5 +165,5 @@ def likelihood_values(found: Mapping[str, TextLikelihood]) -> dict[str, dict[str
 
 def likelihood_tensors(found: Mapping[str, TextLikelihood]) -> dict[str, Tensor]:
     """Nats of every sequence by name, and ``characters``: what a paired comparison of two models needs."""
-    longest = max((one.characters for one in found.values()), key=len, default=torch.zeros(0))
-    return {"characters": longest.double(), **{name: one.nats for name, one in found.items()}}
+    characters = next((one.characters for one in found.values()), torch.zeros(0))
+    return {"characters": characters.double(), **{name: one.nats for name, one in found.items()}}

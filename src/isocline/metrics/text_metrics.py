@@ -10,7 +10,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from isocline.metrics.perplexity import corpus_perplexity
-from isocline.metrics.text_statistics import dictionary_share, distinct_n, jensen_shannon, sequence_entropy
+from isocline.metrics.text_statistics import dictionary_share, distinct_n, jensen_shannon, self_bleu, sequence_entropy
 
 __all__ = [
     "AbstractTextMetric",
@@ -19,6 +19,7 @@ __all__ = [
     "Entropy",
     "GenerativePerplexity",
     "JensenShannon",
+    "SelfBleu",
     "TextReference",
     "TextSet",
 ]
@@ -127,3 +128,18 @@ class DistinctWords(AbstractTextMetric):
     def __call__(self, made: TextSet, real: TextReference) -> dict[str, float]:
         """Measure ``made``; keys as the class says."""
         return {f"distinct_{n}": distinct_n(made.texts, n) for n in self.orders}
+
+
+class SelfBleu(AbstractTextMetric):
+    """``self_bleu``: mean BLEU of each text against the others; high where the texts repeat one another.
+
+    Args:
+        order: largest order of word n-grams.
+    """
+
+    def __init__(self, order: int = 4) -> None:
+        self.order = order
+
+    def __call__(self, made: TextSet, real: TextReference) -> dict[str, float]:
+        """Measure ``made``; keys as the class says."""
+        return {"self_bleu": self_bleu(made.texts, self.order)}
