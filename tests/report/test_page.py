@@ -89,7 +89,8 @@ def test_headlines_name_the_best_model_and_the_gap_to_the_exact_one(html: str) -
     findings = re.findall(r"<li>(.*?)</li>", html[html.index('<ul class="finding">') :])[:3]
     assert "reflow at 32 evaluations" in findings[0]
     assert "consistency leads" in findings[1]
-    assert "ar needs 1.66 bits per character; closest is masked, +0.660" in findings[2]
+    assert "ar needs 1.66 bits per character; closest is masked, +38.4 %" in findings[2]
+    assert "exact by left to right" in findings[2]
 
 
 def test_an_empty_project_says_what_was_not_run(tmp_path: Path, project: Project) -> None:

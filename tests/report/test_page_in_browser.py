@@ -19,7 +19,9 @@ RUNS = {
     "experiment_id": "1",
     "parent": "p" * 32,
     "stages": {
-        "train@flow": {"run_id": "a" * 32, "status": "ran", "seconds": 200.4, "timings": {"samples_per_second": 229.1}}
+        "train@flow": {"run_id": "a" * 32, "status": "ran", "seconds": 200.4, "timings": {"samples_per_second": 229.1}},
+        "train@masked": {"seconds": 64.0},
+        "evaluate-text@masked": {"seconds": 30.0, "timings": {"tokens_per_second_nfe_32": 5123.4}},
     },
 }
 
@@ -174,6 +176,15 @@ def test_runs_are_linked_and_timed(browser: Any, page: str) -> None:
     link = row.find_element("css selector", "a").get_attribute("href")
     assert link == f"http://127.0.0.1:5000/#/experiments/1/runs/{'a' * 32}"
     assert "make ui" in browser.find_element("id", "run-note").text
+
+
+def test_times_and_rates_of_text_stand_in_its_tables_where_the_runs_are_there(browser: Any, page: str) -> None:
+    show(browser, page)
+    shown = "return document.querySelector(arguments[0]).textContent"
+    assert browser.execute_script(shown, "#text td[data-run='train@masked']") == "1 min 4 s"
+    rate = "#text td[data-run='evaluate-text@masked'][data-timing='tokens_per_second_nfe_32']"
+    assert browser.execute_script(shown, rate) == "5123"
+    assert browser.execute_script(shown, "#text td[data-run='train@ar']") == "–"
 
 
 def test_runs_of_a_server_are_linked_to_the_server(browser: Any, project: Any, tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from isocline.report.figures import MARKERS, NARROW, WIDE, Axis, Rule, Series, S
 from isocline.report.sources import Model, Reading
 
 IMAGE_FLOOR = "real train against real test"
-TEXT_FLOOR = "held-out text"
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,8 @@ def interval(reading: Reading) -> tuple[float, float]:
     return reading.mean - half, reading.mean + half
 
 
-def _style(model: Model, colours: Mapping[str, int]) -> dict[str, object]:
+def style(model: Model, colours: Mapping[str, int]) -> dict[str, Any]:
+    """Colour, marker and dash of a model's curve: a student's is dashed."""
     index = colours.get(model.name, 0)
     return {"colour": index, "marker": MARKERS[index % len(MARKERS)], "dashed": model.teacher is not None}
 
@@ -63,13 +63,14 @@ def curve_series(models: Sequence[Model], metric: str, colours: Mapping[str, int
                     tuple(r.mean for r in curve.values()),
                     tuple(low for low, _ in bands),
                     tuple(high for _, high in bands),
-                    **_style(model, colours),  # type: ignore[arg-type]
+                    **style(model, colours),
                 )
             )
     return found
 
 
-def _legend(series: Sequence[Series]) -> tuple[tuple[str, Markup], ...]:
+def legend(series: Sequence[Series]) -> tuple[tuple[str, Markup], ...]:
+    """Each curve's name with a sample of its line."""
     return tuple((s.label, swatch(s)) for s in series)
 
 
@@ -108,7 +109,7 @@ def nfe_chart(
     said = _describe(series, f"{title} over function evaluations")
     narrow = line_chart(series, x, y, description=said, size=NARROW, rule=rule)
     wide = line_chart(series, x, y, description=said, size=WIDE, rule=rule, end_labels=True) if large else None
-    return Chart(title, narrow, wide, _legend(series), note)
+    return Chart(title, narrow, wide, legend(series), note)
 
 
 def image_charts(models: Sequence[Model], colours: Mapping[str, int]) -> dict[str, list[Chart]]:
@@ -163,90 +164,6 @@ def image_tables(models: Sequence[Model], colours: Mapping[str, int]) -> list[ta
         rows = list(tables.mark_best(rows, {1: True, 2: True, 3: False, 4: False}))
         note = "Each model at its own fewest and most evaluations; bits/dim by the probability-flow ODE where defined."
         found.insert(0, tables.Table("Image models side by side", names, tuple(rows), note))
-    return [table for table in found if not table.empty]
-
-
-def frontier_chart(models: Sequence[Model], colours: Mapping[str, int]) -> Chart | None:
-    """Generative perplexity against entropy, one point per NFE: down and to the right is better."""
-    series = []
-    for model in models:
-        perplexity, entropy = model.curve("generative_perplexity"), model.curve("entropy")
-        shared = [k for k in perplexity if k in entropy]
-        if shared:
-            series.append(
-                Series(
-                    model.name,
-                    tuple(entropy[k].mean for k in shared),
-                    tuple(perplexity[k].mean for k in shared),
-                    notes=tuple(str(k) for k in shared),
-                    **_style(model, colours),  # type: ignore[arg-type]
-                )
-            )
-    if not series:
-        return None
-    floors = [tables.floor_reading(models, name) for name in ("entropy", "generative_perplexity")]
-    if floors[0] is not None and floors[1] is not None:
-        point = Series(TEXT_FLOOR, (floors[0].mean,), (floors[1].mean,), colour=7, marker="cross", notes=("real",))
-        series.append(point)
-    x = Axis("entropy of the generated tokens, nats")
-    y = Axis("perplexity under the judge (lower is better)", "log")
-    said = "Frontier of generative perplexity and entropy. " + "; ".join(
-        f"{s.label}: perplexity {number(min(s.y))} to {number(max(s.y))}, entropy {min(s.x):.2f} to {max(s.x):.2f}"
-        for s in series
-    )
-    return Chart(
-        "Frontier: perplexity and entropy",
-        line_chart(series, x, y, description=said, size=NARROW),
-        line_chart(series, x, y, description=said, size=WIDE),
-        _legend(series),
-        "Numbers beside the points are NFE. Low perplexity at low entropy is dull text, not good text: read both.",
-    )
-
-
-def text_charts(models: Sequence[Model], colours: Mapping[str, int]) -> dict[str, list[Chart]]:
-    """The frontier (`lead`) and curves over NFE (`more`)."""
-    lead = frontier_chart(models, colours)
-    more = [
-        nfe_chart(models, metric, title, unit, colours, floor_name=TEXT_FLOOR)
-        for metric, title, unit in (
-            ("generative_perplexity", "Generative perplexity", "perplexity under the judge (lower is better)"),
-            ("entropy", "Entropy", "entropy of generated tokens, nats"),
-            ("jensen_shannon", "N-gram divergence", "Jensen–Shannon from held-out text"),
-            ("dictionary_share", "Real words", "share of words in the training vocabulary"),
-        )
-    ]
-    return {"lead": [lead] if lead else [], "more": [chart for chart in more if chart]}
-
-
-def text_tables(models: Sequence[Model], colours: Mapping[str, int]) -> list[tables.Table]:
-    """Likelihood with the gap to the best exact model, then perplexity and entropy over NFE."""
-    scored = [(m, m.reading("bits_per_char")) for m in models]
-    exact = [(m, r) for m, r in scored if r is not None and r.kind == "exact"]
-    base = min(exact, key=lambda entry: entry[1].mean) if exact else None
-    rows = []
-    for model, reading in scored:
-        gap = tables.Cell()
-        if base is not None and reading is not None and model is not base[0]:
-            gap = tables.difference_cell(reading, base[1], lower_is_better=True)
-        cells = (tables.likelihood_cell(reading), tables.likelihood_cell(model.reading("perplexity")), gap)
-        rows.append(tables.Row(model.name, cells, tables.origin(model), colours.get(model.name)))
-    against = f"minus {base[0].name}, bits/char" if base else "difference"
-    likelihood = tables.Table(
-        "Held-out likelihood (lower is better)",
-        ("bits/char", "perplexity per token", against),
-        tables.mark_best(rows, {0: True, 1: True}),
-        "Exact: the model’s own probability. Bound: the model is at least this good. 95 % intervals in brackets.",
-    )
-    found = [
-        likelihood,
-        tables.curve_table(
-            models, "generative_perplexity", "Generative perplexity by NFE (read with entropy)", colours, TEXT_FLOOR
-        ),
-        tables.curve_table(models, "entropy", "Entropy of generated tokens by NFE, nats", colours, TEXT_FLOOR),
-        tables.difference_table(
-            models, "generative_perplexity", "Difference in generative perplexity at the same NFE", colours
-        ),
-    ]
     return [table for table in found if not table.empty]
 
 

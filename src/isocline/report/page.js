@@ -120,6 +120,11 @@
     cells[3].textContent = "";
     if (entry.run_id) { cells[3].appendChild(link(entry.run_id, "open")); } else { cells[3].textContent = "–"; }
   });
+  all("[data-run]").forEach(function (cell) {
+    var entry = stages[cell.dataset.run] || {}, name = cell.dataset.timing;
+    var value = name ? (entry.timings || {})[name] : entry.seconds;
+    if (typeof value === "number") { cell.textContent = name ? round(value) : duration(value); }
+  });
   document.querySelector("#run-panel").hidden = false;
   var note = document.querySelector("#run-note");
   note.textContent = "Runs are stored at " + runs.tracking_uri + (runs.ui_url ? ". " : "; start the interface with “make ui”, then the links below work. ");

@@ -6,7 +6,6 @@ tracked runs and their timings come from an optional `runs.js` beside the page, 
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from isocline.report import charts, classifiers, densities, lineage, pictures, solvers, students, tables
+from isocline.report import charts, classifiers, densities, language, lineage, pictures, solvers, students, tables
 from isocline.report.figures import count, number, slope_field
 from isocline.report.sources import Model, Sources, TextStep, read_sources
 
@@ -144,19 +143,8 @@ def headlines(sources: Sources) -> list[str]:
         found.append(
             f"With {first} evaluation{plural}: {few.name} leads with {number(reading.mean)} {tables.spread(reading)}."
         )
-    scored = [(m, r) for m in sources.of("text") if (r := m.reading("bits_per_char"))]
-    exact = [(m, r) for m, r in scored if r.kind == "exact"]
-    if exact:
-        base, reading = min(exact, key=lambda entry: entry[1].mean)
-        sentence = f"Held-out text: {base.name} needs {reading.mean:.2f} bits per character"
-        rest = [(m, r) for m, r in scored if m is not base]
-        if rest:
-            other, theirs = min(rest, key=lambda entry: entry[1].mean)
-            gap = tables.difference(theirs, reading)
-            span = f" [{tables.signed(gap.low)}, {tables.signed(gap.high)}]" if math.isfinite(gap.low) else ""
-            named = f", a {theirs.kind}" if theirs.kind else ""
-            sentence += f"; closest is {other.name}, {tables.signed(gap.mean)}{span}{named}"
-        found.append(sentence + ".")
+    if sentence := language.headline(sources.of("text")):
+        found.append(sentence)
     return [sentence.replace("  ", " ").replace(" .", ".") for sentence in found]
 
 
@@ -278,8 +266,9 @@ def _text(sources: Sources, colours: Mapping[str, int]) -> dict[str, Any]:
     models = sources.of("text")
     return {
         "models": models,
-        "charts": charts.text_charts(models, colours),
-        "tables": charts.text_tables(models, colours),
+        "charts": language.text_charts(models, colours),
+        "tables": language.text_tables(models, colours),
+        "protocol": language.protocol_facts(models, sources.cards.get("text", {})),
         "trajectories": [(m, text_steps(m.text_trajectory, sources.mask_symbol)) for m in models if m.text_trajectory],
         "samples": {
             m.name: {k: [pieces(t, sources.mask_symbol) for t in v[:3]] for k, v in m.text_samples.items()}

@@ -89,7 +89,10 @@ class TextStep:
 
 @dataclass(frozen=True)
 class Model:
-    """One trained model or student with everything that its stages left behind; ``right``: see the classifiers."""
+    """One trained model or student with everything that its stages left behind.
+
+    ``right``: see the classifiers. ``nats``: of held-out text by the name of the likelihood, NaN where not scored.
+    """
 
     name: str
     modality: str
@@ -103,6 +106,7 @@ class Model:
     text_samples: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     text_trajectory: tuple[TextStep, ...] = ()
     right: tuple[bool, ...] = ()
+    nats: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
 
     def reading(self, metric: str) -> Reading | None:
@@ -305,6 +309,7 @@ def _read_model(
         text_samples=_text_samples(texts.get("samples")),
         text_trajectory=_text_trajectory(texts.get("trajectory")),
         right=tuple(map(bool, reader.tensors(f"{folder}/outcomes.safetensors").get("right", ()))),
+        nats=reader.tensors(f"{folder}/likelihood.safetensors"),
         training=reader.json(f"metrics/train-{name}.json"),
     )
     return model, mask if isinstance(mask, str) and mask else None

@@ -26,7 +26,7 @@ LOWER_IS_BETTER = frozenset(
 )
 """Metrics whose smaller value is better; all others are better when larger, or have no better (entropy)."""
 
-NEUTRAL = frozenset({"entropy", "class_entropy", "spent_nfe", "memorisation", "distinct_1", "distinct_2"})
+NEUTRAL = frozenset({"entropy", "class_entropy", "spent_nfe", "memorisation", "distinct_1", "distinct_2", "self_bleu"})
 """Metrics that are not better at either end: they are read against the floor of real data."""
 
 
@@ -42,6 +42,8 @@ class Cell:
         better: the difference is an improvement.
         title: the full story for a tooltip.
         value: the number itself, for comparisons.
+        run: stage whose wall-clock figure the page's script puts here, if it has the runs (`runs.js`).
+        timing: name of that figure; its seconds if empty.
     """
 
     text: str = "–"
@@ -51,6 +53,8 @@ class Cell:
     better: bool = False
     title: str = ""
     value: float | None = None
+    run: str = ""
+    timing: str = ""
 
 
 @dataclass(frozen=True)
