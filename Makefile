@@ -8,7 +8,7 @@ RUN    := PATH="$(CURDIR)/$(BIN):$$PATH"
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help env repro test studies distill ui report bench lint format smoke doctor clean
+.PHONY: help env repro test studies distill language ui report bench lint format smoke doctor clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,11 @@ studies: $(ENV)  ## the full study of samplers: all of them, seven budgets (para
 distill: $(ENV)  ## all image students with larger budgets, and the report (params.yaml is composed anew)
 	@$(RUN) isocline compose experiment=distillation $(ARGS)
 	@$(RUN) isocline repro evaluate-images
+	@$(RUN) isocline report
+
+language: $(ENV)  ## all ten text models, two of them over epochs, and the report (params.yaml is composed anew)
+	@$(RUN) isocline compose experiment=language $(ARGS)
+	@$(RUN) isocline repro evaluate-text
 	@$(RUN) isocline report
 
 ui: $(ENV)  ## open MLflow's pages on http://127.0.0.1:5000 (ARGS="--port 5001" for another port)

@@ -15,7 +15,18 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from isocline.report import charts, classifiers, densities, language, lineage, pictures, solvers, students, tables
+from isocline.report import (
+    charts,
+    classifiers,
+    densities,
+    epochs,
+    language,
+    lineage,
+    pictures,
+    solvers,
+    students,
+    tables,
+)
 from isocline.report.figures import count, number, slope_field
 from isocline.report.sources import Model, Sources, TextStep, read_sources
 
@@ -268,6 +279,7 @@ def _text(sources: Sources, colours: Mapping[str, int]) -> dict[str, Any]:
         "models": models,
         "charts": language.text_charts(models, colours),
         "tables": language.text_tables(models, colours),
+        "epochs": epochs.epochs_chart(models, sources.cards.get("text", {}), colours),
         "protocol": language.protocol_facts(models, sources.cards.get("text", {})),
         "trajectories": [(m, text_steps(m.text_trajectory, sources.mask_symbol)) for m in models if m.text_trajectory],
         "samples": {
