@@ -5,6 +5,7 @@ import torch
 from tests.samplers.enumerated_cases import chi_squared_p_value, generate, law
 from tests.samplers.moving_noise import MovingNoiseKernel
 
+from isocline.processes.hybrid_kernel import HybridKernel
 from isocline.processes.kernel import AbsorbingKernel, UniformKernel
 from isocline.processes.token_schedule import CosineSurvival, LinearSurvival
 from isocline.samplers.first_hitting import FirstHittingSampler
@@ -23,8 +24,9 @@ MOVING = MovingNoiseKernel(4)
         (GillespieSampler(0.05), UNIFORM, 40),
         (GillespieSampler(0.05), UniformKernel(4, CosineSurvival()), 40),
         (GillespieSampler(0.05), MOVING, 40),
+        (GillespieSampler(0.05), HybridKernel(4, 0.3), 40),
     ],
-    ids=["first-hitting", "absorbing", "uniform", "uniform-cosine", "moving"],
+    ids=["first-hitting", "absorbing", "uniform", "uniform-cosine", "moving", "hybrid"],
 )
 def test_exact_samplers_reproduce_the_law(sampler, kernel, nfe):
     truth, solution = generate(sampler, kernel, 8000, nfe)

@@ -4,14 +4,20 @@ import pytest
 import torch
 from tests.samplers.moving_noise import MovingNoiseKernel
 
+from isocline.processes.hybrid_kernel import HybridKernel
 from isocline.processes.kernel import AbsorbingKernel, UniformKernel
 from isocline.processes.token_schedule import CosineSurvival, LinearSurvival
-from isocline.samplers.noise_clock import FixedNoiseClock, MovingNoiseClock, noise_clock
+from isocline.samplers.noise_clock import FixedNoiseClock, MovingNoiseClock, noise_clock, settle
 from isocline.samplers.token_steppers import MixtureLeap
 from isocline.solvers.problem import MarkovProblem
 
-KERNELS = [AbsorbingKernel(4, CosineSurvival()), UniformKernel(4, LinearSurvival()), MovingNoiseKernel(4)]
-kernels = pytest.mark.parametrize("kernel", KERNELS, ids=["absorbing", "uniform", "moving"])
+KERNELS = [
+    AbsorbingKernel(4, CosineSurvival()),
+    UniformKernel(4, LinearSurvival()),
+    MovingNoiseKernel(4),
+    HybridKernel(4, 0.3),
+]
+kernels = pytest.mark.parametrize("kernel", KERNELS, ids=["absorbing", "uniform", "moving", "hybrid"])
 
 
 def rates(kernel, t, x):
@@ -66,3 +72,13 @@ def test_a_clock_stands_still_where_noise_grows():
     mass = torch.tensor([0.25, 0.24]).double() * torch.exp(torch.tensor(-0.1).double())
     torch.testing.assert_close(found * (1 - found), mass)
     assert clock.hazard(t, z)[0].sum() == 0
+
+
+def test_a_clean_token_is_never_left():
+    z, clean = torch.tensor([0, 1]), torch.tensor([0, 0])
+    rise, gain = torch.tensor([0.1, 0.1]).double(), torch.tensor([[-0.05, -0.2, 0.3, 0.0]]).double().expand(2, -1)
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.stack([settle(z, clean, rise, gain, generator) for _ in range(2000)])
+    assert (draws[:, 0] == 0).all()
+    shares = torch.stack([(draws[:, 1] == y).double().mean() for y in range(4)])
+    torch.testing.assert_close(shares, torch.tensor([1 / 7, 0, 6 / 7, 0]).double(), atol=0.03, rtol=0)

@@ -8,6 +8,7 @@ from tests.samplers.enumerated_cases import generate, law
 from tests.samplers.moving_noise import MovingNoiseKernel
 
 from isocline.processes.enumerated import EnumeratedDenoiser
+from isocline.processes.hybrid_kernel import HybridKernel
 from isocline.processes.kernel import AbsorbingKernel, UniformKernel
 from isocline.processes.token_schedule import CosineSurvival, LinearSurvival
 from isocline.samplers.corrected_tokens import CorrectedSampler, TokenCorrection
@@ -17,8 +18,8 @@ from isocline.samplers.token_law import Sharpening, TokenLaw
 from isocline.solvers.problem import MarkovProblem
 
 ABSORBING, UNIFORM = AbsorbingKernel(4, CosineSurvival()), UniformKernel(4, LinearSurvival())
-KERNELS = [ABSORBING, UNIFORM, MovingNoiseKernel(4)]
-kernels = pytest.mark.parametrize("kernel", KERNELS, ids=["absorbing", "uniform", "moving"])
+KERNELS = [ABSORBING, UNIFORM, MovingNoiseKernel(4), HybridKernel(4, 0.3)]
+kernels = pytest.mark.parametrize("kernel", KERNELS, ids=["absorbing", "uniform", "moving", "hybrid"])
 CORRECTORS = [ForwardBackwardCorrector(), DetailedBalanceCorrector()]
 correctors = pytest.mark.parametrize("corrector", CORRECTORS, ids=["forward-backward", "detailed-balance"])
 

@@ -121,7 +121,7 @@ class AbstractDiscreteSampler(ABC):
                 masked model conditions on them exactly. Under a kernel whose noise consists of real symbols they are
                 clean, but the network, which knows one time for all positions, takes them for tokens that may be noise
                 like the others: early on it hardly uses them, and the conditional law is an approximation that more
-                steps do not repair (docs/results/text-samplers.md).
+                steps do not repair; `isocline.samplers.twisted` conditions on them.
             save_steps: keep every state, the start included.
             cond: handed to the network; tensors in it lead with B.
 
