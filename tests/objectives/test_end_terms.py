@@ -4,9 +4,12 @@ import pytest
 import torch
 from tests.objectives.enumerated_bound import integral, pairs, small_law
 
+from isocline.objectives.d3pm import DiscreteTimeDiffusion
+from isocline.objectives.discrete_flow import DiscreteFlowMatching
 from isocline.objectives.end_terms import prior_divergence, reconstruction
 from isocline.objectives.gidd import InterpolatingDiffusion
 from isocline.objectives.reverse_rate_bound import reverse_rates
+from isocline.objectives.score_entropy import ScoreEntropy
 from isocline.processes.enumerated import EnumeratedDenoiser
 from isocline.processes.hybrid_kernel import HybridKernel
 from isocline.processes.kernel import AbsorbingKernel, UniformKernel
@@ -62,6 +65,14 @@ def test_where_tokens_survive_the_integral_alone_is_below_the_entropy_and_the_su
     alone = enumerated_integral(kernel, truth)
     assert alone < truth.entropy - 0.005
     assert alone + (truth.probs * prior_divergence(kernel, truth.sequences)).sum() > truth.entropy
+
+
+@pytest.mark.parametrize("kind", [ScoreEntropy, DiscreteTimeDiffusion, DiscreteFlowMatching])
+def test_every_likelihood_pays_for_tokens_that_survive_where_the_prior_has_none(kind):
+    kernel = AbsorbingKernel(4, Unfinished())
+    network, tokens = EnumeratedDenoiser(small_law(), kernel), small_law().sequences
+    found = kind(kernel).negative_log_likelihood(network, tokens, torch.Generator().manual_seed(0), strata=2)
+    assert found.nats.isposinf().all()
 
 
 def test_where_time_is_clipped_the_integral_alone_is_below_the_entropy_and_the_estimate_above():
