@@ -90,6 +90,17 @@ def test_decoding_with_a_cache_is_the_full_forward_whenever_blocks_are_handed_in
         torch.testing.assert_close(found, expected[:, start : start + 2], rtol=0, atol=1e-12)
 
 
+def test_noisy_tokens_pass_the_last_layers_only():
+    clean = tokens()
+    for noisy_depth, changes in ((1, False), (2, True)):
+        network = perturbed(2, noisy_depth)
+        before = network(None, noisy(clean), clean=clean)
+        with torch.no_grad():
+            network.trunk.blocks[0].mlp[2].bias.add_(torch.linspace(0, 1, 16))
+        changed = (network(None, noisy(clean), clean=clean) - before).abs().amax((0, 2)) > 1e-9
+        assert changed.tolist() == [changes] * 2 + [True] * 6  # the first block has no clean tokens before it
+
+
 def test_logits_are_computed_where_they_are_wanted():
     network, clean = perturbed(4), tokens()
     z = noisy(clean)
