@@ -146,8 +146,13 @@ def network_problems(
         yield Problem(key, f"{kind} has {other} and no {mine}: it is no network of {modality}; choose another one")
     for name in ("vocab_size",) if modality == "text" else ("channels", "size"):
         yield from _same(f"{key}.{name}", network, name, data, where)
-    if modality == "images" and network.get("classes"):
+    if modality in ("images", "text") and network.get("classes"):
         yield from _same(f"{key}.classes", network, "classes", data, where)
+    if modality == "text" and network.get("classes") and not data.get("classes"):
+        yield Problem(
+            f"{key}.classes",
+            f"{network['classes']}, but {where} has no labels; set data/text=kjv_groups",
+        )
     length, wanted = network.get("length"), data.get("length")
     if modality == "text" and isinstance(length, int) and isinstance(wanted, int) and length < wanted:
         yield Problem(f"{key}.length", f"{length}, but data.text.length is {wanted}; give at least that")
@@ -185,13 +190,11 @@ def _model(name: str, config: Mapping[str, Any]) -> Iterator[Problem]:
 
 def _blocks(key: str, model: Mapping[str, Any]) -> Iterator[Problem]:
     """Check that a network has the blocks that objective or sampler work by."""
-    if "block_length" in section_of(model, "network"):
-        return
-    for part in ("objective", "sampler"):
-        kind = class_of(section_of(model, part))
-        if kind is not None and kind.__name__ in _BLOCKWISE:
-            cure = f"set network@{key}.network=block_transformer or another {part}"
-            yield Problem(f"{key}.network.block_length", f"is missing, and {kind.__name__} works by blocks; {cure}")
+    kinds = [class_of(section_of(model, part)) for part in ("objective", "sampler")]
+    name = next((kind.__name__ for kind in kinds if kind is not None and kind.__name__ in _BLOCKWISE), None)
+    if name is not None and "block_length" not in section_of(model, "network"):
+        cure = f"set network@{key}.network=block_transformer, or choose another objective and sampler"
+        yield Problem(f"{key}.network.block_length", f"is missing, and {name} works by blocks; {cure}")
 
 
 def _classifies(model: Mapping[str, Any]) -> bool:
