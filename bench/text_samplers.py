@@ -1,8 +1,9 @@
 """Every sampler of tokens on trained models: generative perplexity beside entropy, evaluations and tokens per second.
 
-Run: ``python bench/text_samplers.py --data data [--sequences 64] [--nfe 8 32] [--only NAME ...]`` in the project's
-directory, with the models ``masked`` and ``dfm`` and the text judges trained. One batch under one seed for each row;
-errors are standard errors over its sequences. Tokens per second are those of the process's CPU time on one thread.
+Run: ``python bench/text_samplers.py --data data [--sequences 64] [--nfe 8 32] [--models masked dfm] [--only NAME ...]``
+in the project's directory, with the models ``masked`` and ``dfm`` and the text judges trained. A row is one batch under
+one seed; errors are standard errors over its sequences. Tokens per second are those of the process's CPU time on one
+thread.
 """
 
 from __future__ import annotations
@@ -93,6 +94,7 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=64)
     parser.add_argument("--exact-sequences", type=int, default=16)
     parser.add_argument("--nfe", type=int, nargs="+", default=[8, 32])
+    parser.add_argument("--models", nargs="+", default=["masked", "dfm"])
     parser.add_argument("--only", nargs="*", default=None)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -104,7 +106,8 @@ def main() -> None:
         scored = corpus_perplexity(judge(real[:512]), length)
         spread = Estimate.from_values(sequence_entropy(real[:512]).numpy())
         print(f"held-out text: perplexity {scored.mean:.1f} ± {scored.se:.1f}, entropy {spread.mean:.3f}\n")
-        for key, samplers in (("masked", MASKED), ("dfm", UNIFORM)):
+        for key in args.models:
+            samplers = {"masked": MASKED, "dfm": UNIFORM}[key]
             model = load_model(args.data / "models" / key, None)
             model.network(torch.tensor(0.5), real[:1])  # warms up
             print(f"{key}\n\n| sampler | allowed | spent | generative perplexity | entropy | tokens/s |")

@@ -24,11 +24,11 @@ def test_everything_is_predicted_then_the_least_certain_masked():
 def test_a_token_keeps_the_certainty_of_its_last_prediction():
     def network(t, z, cond=None):
         laws = LAWS.clone()
-        if (z[0] != 3).any():  # the second round is sure of what the first was not
-            laws[1] = torch.tensor([0, 0.01, 0.99, 0])
+        if (z[0] != 3).any():  # the second round is sure of all that the first was not
+            laws[1:] = torch.tensor([[0, 0.01, 0.99, 0], [0.99, 0.01, 0, 0], [0, 0.05, 0.95, 0]])
         return laws.log().expand(len(z), -1, -1)
 
-    assert sample(network, 4).ys[:, 0].tolist()[2] == [0, 2, 3, 3]
+    assert sample(network, 4).ys[:, 0].tolist()[2] == [3, 2, 0, 3]
 
 
 def test_a_prompt_is_never_masked_and_costs_no_round():

@@ -3,7 +3,10 @@
 import pytest
 import torch
 
-from isocline.samplers.token_law import Sharpening
+from isocline.processes.kernel import AbsorbingKernel
+from isocline.processes.token_schedule import LinearSurvival
+from isocline.samplers.discrete import AncestralSampler, TauLeapingSampler
+from isocline.samplers.token_law import GreedyTail, Sharpening
 
 LAW = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64)
 
@@ -35,3 +38,26 @@ def test_impossible_tokens_stay_impossible():
 def test_values_out_of_range_are_refused(key, value):
     with pytest.raises(ValueError, match=key):
         Sharpening(**{key: value})
+
+
+def test_a_greedy_tail_is_certain_from_its_time_on():
+    tail = GreedyTail(lambda t, z, cond: LAW.expand(2, 3, -1), until=0.25)
+    times = torch.tensor([0.5, 0.25]).double()
+    found = tail(times, torch.zeros(2, 3).long())
+    torch.testing.assert_close(found[0], LAW.expand(3, -1))
+    assert found[1].tolist() == [[1, 0, 0, 0]] * 3
+    assert torch.equal(tail(times[0], torch.zeros(2, 3).long()), LAW.expand(2, 3, -1))
+
+
+def test_the_last_of_even_steps_is_greedy_if_asked_for():
+    network = lambda t, z, cond=None: LAW.log().expand(len(z), 40, -1)  # noqa: E731
+    kernel, shape = AbsorbingKernel(4, LinearSurvival()), (200, 40)
+    for build in (AncestralSampler, TauLeapingSampler):
+        solution = build(greedy_tail=0.2).sample(
+            network, kernel, shape, 5, torch.Generator().manual_seed(0), None, True
+        )
+        before, after = solution.ys[-2], solution.ys[-1]
+        assert (after[before == 3] == 0).all()
+        assert (before == 1).any()
+    with pytest.raises(ValueError, match="greedy_tail = 2"):
+        AncestralSampler(greedy_tail=2.0)
