@@ -19,9 +19,12 @@ from isocline.processes.token_trajectory import draw_trajectory
 
 __all__ = ["DiscreteConsistencyDistillation"]
 
+_EARLIEST = 1e-3
+"""Least time of a teacher's answer: at 0 it is certain, and no law of a student's is within a finite KL of it."""
+
 
 class DiscreteConsistencyDistillation(PromotingDistiller):
-    """Divergence between the student at (t, z_t) and its teacher at (s, z_s), s = max(t − δ, 0), over all positions.
+    """Divergence between the student at (t, z_t) and its teacher at (s, z_s), s = t − δ, over all positions.
 
     z_t and z_s lie on one trajectory of `isocline.processes.token_trajectory`: same clean tokens, same noise. The
     discrete diffusion has no probability flow, but the Gaussian one whose arg-max it is has, and for a law of one point
@@ -76,7 +79,7 @@ class DiscreteConsistencyDistillation(PromotingDistiller):
         """One pair of times and one noise per sequence of ``batch.x0`` ``(B, L)``."""
         x0, gap = batch.x0, 1.0 / self.current_steps
         t = self.times(len(x0), self.process, generator)  # type: ignore[arg-type]  # reads t_min and t_max alone
-        s = (t - gap).clamp_min(0.0)
+        s = torch.maximum(t - gap, t.clamp_max(_EARLIEST))
         trajectory = draw_trajectory(self.process, x0, generator)
         later, earlier = trajectory.at(t), trajectory.at(s)
         real = self.process.mask

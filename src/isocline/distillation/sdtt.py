@@ -35,8 +35,10 @@ class SelfDistillationThroughTime(PromotingDistiller):
     entropy. Read generative perplexity beside entropy.
 
     Every round divides the number of steps: after ``round_length`` optimiser steps the student so far becomes the
-    teacher and N is divided by m. Between two predictions of a short step hardly a token changes, and what the student
-    learns from them is mostly noise: with few optimiser steps to spend, one round of m = 4 does more than two of m = 2.
+    teacher and N is divided by m.
+
+    A student that draws positions of a step as if independent cannot regain what their dependence is worth; which
+    positions a step decides can (`isocline.samplers.spread_order`; docs/results/language-students.md).
 
     Args:
         process: the absorbing kernel that the teacher was trained with.
