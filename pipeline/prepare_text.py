@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from isocline.app.artifacts import build
-from isocline.datasets.packing import PackedText, SplitText, pack, split_text
+from isocline.datasets.packing import PackedText, SplitText, pack, row_labels, split_text
 from isocline.datasets.storage import write_json, write_tensors
 from isocline.datasets.text import TextDataset
 from isocline.datasets.tokenizer import TokenizerTrainer
@@ -33,6 +33,8 @@ def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
     for name, split in splits.items():
         packed, file = pack(split.text, tokenizer, section["length"]), f"{name}.safetensors"
         tensors = {"tokens": packed.tokens, "characters": packed.characters}
+        if dataset.classes:
+            tensors["labels"] = row_labels(split, packed, [dataset.label(section) for section in split.sections])
         digests[file] = write_tensors(DIRECTORY / file, tensors)
         cards[name] = describe(split, packed)
         run.dataset(f"{dataset.name}-{name}", digests[file], dataset.source, name)
@@ -53,6 +55,7 @@ def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
         "characters_per_token": rate,
         "splits": cards,
         "sha256": digests,
+        **({"classes": list(dataset.classes)} if dataset.classes else {}),
     }
     write_json(DIRECTORY / "card.json", card)
 

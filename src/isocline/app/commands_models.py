@@ -52,6 +52,7 @@ def generate(
     temperature: Annotated[float | None, typer.Option(help="of the law of tokens; 0 is greedy; default: 1")] = None,
     top_p: Annotated[float | None, typer.Option(help="draw from the likeliest tokens of this mass")] = None,
     min_p: Annotated[float | None, typer.Option(help="leave out tokens below this share of the likeliest")] = None,
+    label: Annotated[int | None, typer.Option(help="class of the text, for models that know classes")] = None,
     show: Annotated[bool, typer.Option("--show", help="draw the text as it is written")] = False,
     pause: Annotated[float, typer.Option(help="seconds between two states with --show", min=0, max=10)] = 0.1,
 ) -> None:
@@ -59,7 +60,7 @@ def generate(
     from isocline.app import generate_text as generating
 
     request = generating.TextRequest(
-        prompt, length, nfe, seed, sampler, count, gap, temperature=temperature, top_p=top_p, min_p=min_p
+        prompt, length, nfe, seed, sampler, count, gap, temperature=temperature, top_p=top_p, min_p=min_p, label=label
     )
     if show:
         from isocline.app.denoising_view import DenoisingView

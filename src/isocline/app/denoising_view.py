@@ -40,7 +40,7 @@ class Frame(NamedTuple):
 
 
 class WatchedNetwork(nn.Module):
-    """A network that reports the tokens it is evaluated at, and is otherwise the same without a condition.
+    """A network that reports the tokens it is evaluated at, and is otherwise the same.
 
     A sampler may leave sequences out that need no evaluation. Give it the numbers of the sequences, ``arange(B)``, as
     the condition: it keeps the rows of a condition with those of the state, and here they say whose state this is.
@@ -52,13 +52,21 @@ class WatchedNetwork(nn.Module):
         network: ``network(t, z, None) -> (B, L, V)`` logits.
         report: called at every evaluation with the numbers ``(n,)`` and the tokens ``(n, L)`` of its sequences.
         begin: the token that an autoregressive network starts from, whose input is shifted by it; None for others.
+        labels: the condition that the network is asked under, ``(B,)`` for all sequences, or None.
     """
 
-    def __init__(self, network: nn.Module, report: Callable[[Tensor, Tensor], None], begin: int | None = None) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        report: Callable[[Tensor, Tensor], None],
+        begin: int | None = None,
+        labels: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.network = network
         self.report = report
         self.begin = begin
+        self.labels = labels
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -70,7 +78,8 @@ class WatchedNetwork(nn.Module):
 
     def forward(self, t: Tensor | None, z: Tensor, cond: Tensor, *more: Any, **named: Any) -> Tensor:
         """Evaluate, then report what was evaluated."""
-        logits: Tensor = self.network(t, z, None, *more, **named)
+        labels = None if self.labels is None else self.labels[cond]
+        logits: Tensor = self.network(t, z, labels, *more, **named)
         tokens = z
         if z.is_floating_point():
             tokens = logits.argmax(-1)

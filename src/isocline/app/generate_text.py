@@ -35,6 +35,7 @@ class TextRequest:
     temperature: float | None = None
     top_p: float | None = None
     min_p: float | None = None
+    label: int | None = None
 
     def sampler_options(self) -> dict[str, float]:
         """Arguments that are given to the sampler, by name."""
@@ -67,8 +68,8 @@ def generate_text(name: str, root: Path, request: TextRequest, watch: Callable[[
 
     Raises:
         FileNotFoundError: if the model or the tokenizer is not there.
-        ValueError: if the model is not one of text, the prompt does not fit or holds unknown symbols, or the sampler
-            takes no such option.
+        ValueError: if the model is not one of text, the prompt does not fit or holds unknown symbols, the sampler
+            takes no such option, or the model knows no such class.
     """
     import torch
 
@@ -81,7 +82,8 @@ def generate_text(name: str, root: Path, request: TextRequest, watch: Callable[[
     if length > longest:
         raise ValueError(f"--length {length} is more than the model's {longest} tokens")
     layout = _layout(request, tokenizer, root, length, longest)
-    view = None if watch is None else _View(model, tokenizer, layout, request.count, watch)
+    labels = _labels(name, model, request)
+    view = None if watch is None else _View(model, tokenizer, layout, request.count, watch, labels)
     prompt = layout.prompt
     if prompt is not None:
         prompt = (prompt[0].expand(request.count, -1).clone(), prompt[1].expand(request.count, -1).clone())
@@ -93,11 +95,26 @@ def generate_text(name: str, root: Path, request: TextRequest, watch: Callable[[
             request.nfe,
             generator(request.seed, "generate"),
             prompt=prompt,
-            cond=None if view is None else torch.arange(request.count),
+            cond=labels if view is None else torch.arange(request.count),
         )
     if view is not None:
         view.finish(solution.final)
     return Written(tokenizer.decode_batch(solution.final), _note(name, model, layout), int(solution.stats.nfe.max()))
+
+
+def _labels(name: str, model: LoadedModel, request: TextRequest) -> Tensor | None:
+    """The class of every text, None for none."""
+    import torch
+
+    if request.label is None:
+        return None
+    classes = int(model.config["network"].get("classes", 0))
+    if not classes:
+        cure = "train one, `isocline compose experiment=conditional_text`"
+        raise ValueError(f"--label {request.label}: {name} is not class-conditional; {cure}")
+    if not 0 <= request.label < classes:
+        raise ValueError(f"--label {request.label}: {name} knows the classes 0 to {classes - 1}")
+    return torch.full((request.count,), request.label)
 
 
 def _tokenizer(name: str, model: LoadedModel, root: Path) -> Tokenizer:
@@ -140,6 +157,7 @@ class _View:
         layout: PromptLayout,
         count: int,
         watch: Callable[[Frame], None],
+        labels: Tensor | None,
     ) -> None:
         from isocline.app.denoising_view import WatchedNetwork
 
@@ -147,7 +165,7 @@ class _View:
         self.tokens = layout.tokens.where(layout.fixed, tokenizer.mask_index).repeat(count, 1)
         self.evaluations = 0
         begin = tokenizer.mask_index if model.process is None else None
-        self.network = WatchedNetwork(model.network, self._evaluated, begin)
+        self.network = WatchedNetwork(model.network, self._evaluated, begin, labels)
 
     def _evaluated(self, rows: Tensor, tokens: Tensor) -> None:
         self.evaluations += 1

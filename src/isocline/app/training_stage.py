@@ -100,6 +100,9 @@ def training_tensors(run: StageRun, directory: Path, classes: int = 0) -> dict[s
 
     Returns:
         ``x0`` and, where there are, ``cond`` (labels) and ``x1`` (paired noise); first axis the sample.
+
+    Raises:
+        ValueError: if labels are wanted of text that has none.
     """
     pairs = directory / "pairs.safetensors"
     path = pairs if pairs.exists() else directory / "train.safetensors"
@@ -107,10 +110,11 @@ def training_tensors(run: StageRun, directory: Path, classes: int = 0) -> dict[s
     run.dataset_file(path, context="train")
     if path == pairs:
         return {role: tensors[role] for role in ("x0", "x1", "cond") if role in tensors}
-    for name in ("tokens", "points"):
-        if name in tensors:
-            return {"x0": tensors[name]}
-    x0 = tensors["latents" if "latents" in tensors else "images"]
+    if "points" in tensors:
+        return {"x0": tensors["points"]}
+    x0 = next(tensors[name] for name in ("tokens", "latents", "images") if name in tensors)
+    if classes and "labels" not in tensors:
+        raise ValueError(f"network.classes = {classes}, but {path} has no labels; set data/text=kjv_groups")
     return {"x0": x0, **({"cond": tensors["labels"]} if classes else {})}
 
 

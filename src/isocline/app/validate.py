@@ -70,6 +70,7 @@ RULES: dict[str, Rule] = {
     "data.text.splits": _SECTION,
     "data.text.splits.*": Rule(float),
     "data.text.vocab_size": Rule(int, low=2, high=2**24, optional=True),
+    "data.text.classes": Rule(int, low=1, high=2**16, optional=True),
     "data.text.length": Rule(int, low=2, high=2**20, optional=True),
     "data.points": _SECTION,
     "data.points.*": _SECTION,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from isocline.datasets.splits import assign_sections
 from isocline.datasets.text import Normalisation, Section
 from isocline.datasets.tokenizer import Tokenizer
 
-__all__ = ["PackedText", "SplitText", "pack", "split_text"]
+__all__ = ["PackedText", "SplitText", "pack", "row_labels", "split_text"]
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,12 @@ class SplitText:
     Attributes:
         text: its sections, in document order, joined by the separator.
         sections: their names.
+        starts: index of each one's first character.
     """
 
     text: str
     sections: tuple[str, ...]
+    starts: tuple[int, ...]
 
     @property
     def digest(self) -> str:
@@ -59,12 +62,15 @@ def split_text(
     """Simplify the sections and deal them out whole to the splits (see `splits.assign_sections`)."""
     texts = [normalise(section.text) for section in sections]
     chosen = assign_sections([len(text) for text in texts], shares, generator)
-    return {
-        name: SplitText(
-            normalise.join([texts[i] for i in indices], separator), tuple(sections[i].name for i in indices)
-        )
-        for name, indices in chosen.items()
-    }
+    gap = len(normalise.join(["", ""], separator))
+
+    def joined(indices: Sequence[int]) -> SplitText:
+        ends = itertools.accumulate((len(texts[i]) + gap for i in indices), initial=0)
+        starts = tuple(end for end, _ in zip(ends, indices, strict=False))
+        text = normalise.join([texts[i] for i in indices], separator)
+        return SplitText(text, tuple(sections[i].name for i in indices), starts)
+
+    return {name: joined(indices) for name, indices in chosen.items()}
 
 
 def pack(text: str, tokenizer: Tokenizer, length: int) -> PackedText:
@@ -87,3 +93,18 @@ def pack(text: str, tokenizer: Tokenizer, length: int) -> PackedText:
     packed = tokens[: rows * length].view(rows, length)
     characters = tokenizer.characters(packed)
     return PackedText(packed, characters, len(text) - int(characters.sum()))
+
+
+def row_labels(split: SplitText, packed: PackedText, labels: Sequence[int]) -> Tensor:
+    """Label each row by the section in which its first token begins; ``(N,)`` int64.
+
+    A row may run on into the next section, whose label it does not get.
+
+    Args:
+        split: the text.
+        packed: its rows.
+        labels: of the sections, in order.
+    """
+    first = packed.characters.cumsum(0) - packed.characters
+    section = torch.searchsorted(torch.tensor(split.starts), first, right=True) - 1
+    return torch.tensor(list(labels), dtype=torch.int64)[section]

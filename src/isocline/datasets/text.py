@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
+from isocline.datasets.book_groups import BOOK_GROUPS
 from isocline.datasets.download import DownloadError, download, naming_damage, run_package_tool, verify_bytes
 from isocline.datasets.images import REINSTALL, package_folder
 
@@ -80,12 +81,14 @@ class TextDataset(ABC):
         source: where it comes from.
         licence: under which terms.
         separator: what stands between two sections when they are joined.
+        classes: names of the labels that sections have; empty if they have none.
     """
 
     name: ClassVar[str]
     source: ClassVar[str]
     licence: ClassVar[str]
     separator: ClassVar[str] = "\n"
+    classes: tuple[str, ...] = ()
 
     @abstractmethod
     def load(self) -> list[Section]:
@@ -96,6 +99,14 @@ class TextDataset(ABC):
             DownloadError: if it has to be fetched and cannot be.
             ValueError: if a package that brings it is missing or has another layout.
         """
+
+    def label(self, section: str) -> int:
+        """Return the class of a section by its name, a place in ``classes``.
+
+        Raises:
+            ValueError: if the text has no classes.
+        """
+        raise ValueError(f"{self.name} has no classes, so section {section} has no label")
 
 
 class KingJames(TextDataset):
@@ -108,9 +119,10 @@ class KingJames(TextDataset):
     Args:
         unit: ``chapter`` (1,189 sections) or ``book`` (66).
         path: the package's file; found by itself when None.
+        labels: what sections are labelled by: ``testament`` (2 classes) or ``group`` of books (6); None for no labels.
 
     Raises:
-        ValueError: for another unit.
+        ValueError: for another unit or another kind of label.
     """
 
     name = "kjv"
@@ -119,11 +131,15 @@ class KingJames(TextDataset):
     digest: ClassVar[str] = "c98241f3cd2809b6e7d0e111095bf0391c8ed1829dfa51749cd5d35468a3cc4f"
     units: ClassVar[dict[str, int]] = {"chapter": 1_000, "book": 1_000_000}
 
-    def __init__(self, unit: str = "chapter", path: str | None = None) -> None:
+    def __init__(self, unit: str = "chapter", path: str | None = None, labels: str | None = None) -> None:
         if unit not in self.units:
             raise ValueError(f"unit = {unit}: choose one of {', '.join(self.units)}")
+        if labels is not None and labels not in BOOK_GROUPS:
+            raise ValueError(f"labels = {labels}: choose one of {', '.join(BOOK_GROUPS)}, or null for none")
         self.unit = unit
         self.path = path
+        self.groups = None if labels is None else BOOK_GROUPS[labels]
+        self.classes = () if self.groups is None else self.groups.names
 
     def load(self) -> list[Section]:
         """Parse the module and cut the text at the first verse of every unit."""
@@ -140,6 +156,12 @@ class KingJames(TextDataset):
             Section(str(unit), text[start:end].translate({ord("["): None, ord("]"): None}).strip())
             for unit, (start, end) in zip(firsts, itertools.pairwise(cuts), strict=True)
         ]
+
+    def label(self, section: str) -> int:
+        """Return the class of the book that a section is, or is a chapter of; see the base class."""
+        if self.groups is None:
+            return super().label(section)
+        return self.groups.of(int(section) * self.units[self.unit] // self.units["book"])
 
     def _grouped(self, starts: dict[int, int]) -> itertools.groupby[int, tuple[int, int]]:
         return itertools.groupby(sorted(starts.items()), key=lambda verse: verse[0] // self.units[self.unit])
