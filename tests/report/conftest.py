@@ -171,7 +171,7 @@ def write_text(root: Path, name: str, bits: float, kind: str, rng: np.random.Gen
     )
     document = json.loads((root / f"metrics/evaluate-{name}.json").read_text())
     document |= {
-        "self_bleu": {str(k): estimate([0.2 + 0.01 * i for i in range(SEEDS)]) for k in budgets},
+        "self_bleu_3": {str(k): estimate([0.2 + 0.01 * i for i in range(SEEDS)]) for k in budgets},
         "protocol": {
             "sequences": 64, "seeds": SEEDS, "length": 48, "likelihood_sequences": 12, "chain_sequences": 6,
             "strata": 32, "last_step": "decides every position that is still open; none is left undecided",

@@ -131,15 +131,15 @@ class DistinctWords(AbstractTextMetric):
 
 
 class SelfBleu(AbstractTextMetric):
-    """``self_bleu``: mean BLEU of each text against the others; high where the texts repeat one another.
+    """``self_bleu_<order>``: mean BLEU of each text against the others; high where the texts repeat one another.
 
     Args:
-        order: largest order of word n-grams.
+        order: largest order of word n-grams; few short texts share none of four words.
     """
 
-    def __init__(self, order: int = 4) -> None:
+    def __init__(self, order: int = 3) -> None:
         self.order = order
 
     def __call__(self, made: TextSet, real: TextReference) -> dict[str, float]:
         """Measure ``made``; keys as the class says."""
-        return {"self_bleu": self_bleu(made.texts, self.order)}
+        return {f"self_bleu_{self.order}": self_bleu(made.texts, self.order)}

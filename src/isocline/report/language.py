@@ -18,7 +18,7 @@ __all__ = ["distance", "headline", "protocol_facts", "text_charts", "text_tables
 
 FLOOR = "held-out text"
 
-WAYS = {"own": "own objective", "left_to_right": "left to right", "any_order": "random orders"}
+WAYS = {"own": "its objective", "left_to_right": "left to right", "any_order": "random orders"}
 """Names of likelihoods in words."""
 
 
@@ -167,32 +167,31 @@ def _likelihood_table(models: Sequence[Model], colours: Mapping[str, int]) -> ta
     base = baseline(models)
     rows = []
     for model in models:
-        perplexity = tables.likelihood_cell(model.reading("perplexity"))
         cells = (
             tables.likelihood_cell(model.reading("bits_per_char")),
-            perplexity,
-            _tighter_cell(model, "left_to_right"),
-            _tighter_cell(model, "any_order"),
             _distance_cell(model, base),
             _effort(model),
             tables.Cell(run=f"{'distill' if model.teacher else 'train'}@{model.name}"),
+            tables.likelihood_cell(model.reading("perplexity")),
+            _tighter_cell(model, "left_to_right"),
+            _tighter_cell(model, "any_order"),
         )
         objective = str((model.settings.get("objective") or {}).get("_target_", "")).rpartition(".")[2]
-        note = f"{tables.origin(model)}, {objective}" if objective else tables.origin(model)
+        note = tables.origin(model) if model.teacher or not objective else objective
         rows.append(tables.Row(model.name, cells, note, colours.get(model.name)))
     columns = (
         "bits/char",
-        "perplexity per token",
-        "left to right less it",
-        "random orders less it",
         f"distance to {base.name}" if base else "distance",
         "training",
         "time",
+        "perplexity",
+        "left to right",
+        "random orders",
     )
     note = (
         "Exact: the model’s own probability. Bound: the model is at least this good. Left to right: the model writing "
         "one token at a time from the start, an exact likelihood of a masked model; random orders: a bound, equal to "
-        "the masked one on average. Both are bits/char above (+) or below the first column on the same sequences. "
+        "the masked one on average. Both are bits/char more (+) or less than the first column, on the same sequences. "
         "Distance: bits/char over the autoregressive model’s by the tightest valid likelihood, paired over sequences, "
         "± one standard error; a dash where a model has none. Training: 6 × weights × tokens, of a student without its "
         "teacher’s; the time is wall-clock, and comes with runs.js."
@@ -242,7 +241,8 @@ def _variety_table(models: Sequence[Model], colours: Mapping[str, int]) -> table
             ("dictionary_share", "real words"),
             ("distinct_1", "distinct words"),
             ("distinct_2", "distinct pairs"),
-            ("self_bleu", "self-BLEU"),
+            ("self_bleu_3", "self-BLEU-3"),
+            ("self_bleu_4", "self-BLEU-4"),
             ("mauve", "MAUVE"),
             ("mauve_judge", "MAUVE (judge)"),
         )
