@@ -91,7 +91,11 @@ def identities() -> None:
     }
     for name, kernel in kernels.items():
         network = EnumeratedDenoiser(truth, kernel)
-        kinds = [ScoreEntropy, InterpolatingDiffusion, *([UniformDiffusion] if name == "uniform" else [])]
+        kinds: list[type[ReverseRateBound]] = [
+            ScoreEntropy,
+            InterpolatingDiffusion,
+            *([UniformDiffusion] if name == "uniform" else []),
+        ]
         for kind in kinds:
             print(f"{name} {kind.__name__}: {continuous(kind(kernel), network, truth):.6f}")
         wrong = continuous(InterpolatingDiffusion(kernel), network, truth, posterior=True)
