@@ -6,7 +6,8 @@ import pytest
 import torch
 from scipy.stats import chi2
 
-from isocline.processes.argmax_survival import ArgmaxSurvival, argmax_survival
+from isocline.processes.argmax_survival import ArgmaxSurvival
+from isocline.processes.decided_schedule import DecidedShareSchedule, undecided_share
 from isocline.processes.kernel import UniformKernel
 from isocline.processes.schedule import EDMSchedule, LinearSchedule, VPCosineSchedule
 from isocline.processes.token_schedule import LinearSurvival
@@ -32,23 +33,26 @@ def pearson(counts, probs):
 
 
 def test_two_symbols_have_the_closed_form():
-    """P(r) = Φ(r/√2) for K = 2, so a = 2Φ(r/√2) − 1 = erf(r/2), a' = exp(−r²/4)/√π."""
-    ratio = torch.linspace(0, 8, 33, dtype=D)
-    survival, slope = argmax_survival(ratio, 2)
-    torch.testing.assert_close(survival, torch.erf(ratio / 2), rtol=0, atol=1e-13)
-    torch.testing.assert_close(slope, torch.exp(-ratio.square() / 4) / math.sqrt(math.pi), rtol=0, atol=1e-13)
+    """P(r) = Φ(r/√2) for K = 2, so a = 2Φ(r/√2) − 1 = erf(r/2), with r = (1 − t)/t on the linear path."""
+    t = torch.linspace(0.05, 1, 39, dtype=D)
+    survival = ArgmaxSurvival(LinearSchedule(), 2)
+    ratio = (1 - t) / t
+    torch.testing.assert_close(survival.a(t), torch.erf(ratio / 2), rtol=0, atol=1e-13)
+    slope = -torch.exp(-ratio.square() / 4) / math.sqrt(math.pi) / t.square()
+    torch.testing.assert_close(survival.da(t), slope, rtol=0, atol=1e-13)
 
 
-def test_without_signal_nothing_survives_whatever_the_vocabulary():
-    for symbols in (2, 5, 1023, 50_000):
-        assert argmax_survival(torch.zeros(()), symbols)[0].abs() < 1e-13
+@pytest.mark.parametrize("symbols", [3, 1023])
+def test_the_schedule_of_linear_shares_makes_survival_linear(symbols):
+    t = torch.linspace(0, 1, 21, dtype=D)
+    torch.testing.assert_close(ArgmaxSurvival(DecidedShareSchedule(symbols), symbols).a(t), 1 - t, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize(("symbols", "ratio", "count"), [(4, 1.0, 200_000), (1023, 3.5, 20_000)])
 def test_the_arg_max_of_a_noised_one_hot_vector_has_the_uniform_kernels_law(symbols, ratio, count):
     """Chi-squared against a δ_x + (1 − a)/K, the others of a large vocabulary in groups of 73."""
     found = argmax_of(ratio, symbols, count, draws(1))
-    survival = float(argmax_survival(torch.tensor(ratio, dtype=D), symbols)[0])
+    survival = 1 - float(undecided_share(torch.tensor(ratio, dtype=D), symbols)[0])
     law = torch.full((symbols,), (1 - survival) / symbols, dtype=D)
     law[0] += survival
     counts = torch.bincount(found, minlength=symbols).double()

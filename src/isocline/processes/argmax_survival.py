@@ -1,7 +1,8 @@
 """Uniform-state diffusion as the arg-max of a Gaussian one: the survival probability that a Gaussian schedule implies.
 
 With w = α e_x + σ ε in ℝ^K the arg-max of w is x with probability P(r) = ∫ φ(u − r) Φ(u)^{K−1} du, r = α/σ, and any
-other symbol with equal probability: the law of the uniform kernel with a = (K P(r) − 1)/(K − 1).
+other symbol with equal probability: the law of the uniform kernel with a = (K P(r) − 1)/(K − 1). The inverse of this
+map, from a linear a(t) to a Gaussian schedule, is `isocline.processes.decided_schedule`.
 
 Source: *The Diffusion Duality*, Sahoo et al., 2025, Theorem 3.1 (the diffusion transformation operator).
 """
@@ -13,33 +14,11 @@ import math
 import torch
 from torch import Tensor
 
+from isocline.processes.decided_schedule import undecided_share
 from isocline.processes.schedule import AbstractSchedule
 from isocline.processes.token_schedule import AbstractSurvival
 
-__all__ = ["ArgmaxSurvival", "argmax_survival"]
-
-# The integrand is below 1e-30 outside. It is analytic in a strip of half-width about π/(2√(2 ln K)), so that the error
-# of the trapezoidal rule is about exp(−2π · 0.3/0.025), below rounding, even for K = 50,000.
-_NODES = torch.linspace(-12.0, 12.0, 961, dtype=torch.float64)
-
-
-def argmax_survival(ratio: Tensor, symbols: int) -> tuple[Tensor, Tensor]:
-    """Return a(r) and its derivative da/dr, float64, shape of ``ratio``.
-
-    Args:
-        ratio: r = α/σ ≥ 0, finite.
-        symbols: K ≥ 2.
-    """
-    shift = ratio.double().unsqueeze(-1)
-    # φ(v) Φ(r + v)^{K−1} over v = u − r: the nodes follow the peak of φ.
-    log_density = -0.5 * _NODES.to(shift.device).square() - 0.5 * math.log(2 * math.pi)
-    power = torch.exp(log_density + (symbols - 1) * torch.special.log_ndtr(shift + _NODES.to(shift.device)))
-    step = float(_NODES[1] - _NODES[0])
-    scale = symbols / (symbols - 1)
-    survival = scale * (step * power.sum(-1) - 1.0 / symbols)
-    # d/dr by moving r back into φ: ∫ (u − r) φ(u − r) Φ(u)^{K−1} du.
-    slope = scale * step * (_NODES.to(shift.device) * power).sum(-1)
-    return survival.clamp(0.0, 1.0), slope.clamp_min(0.0)
+__all__ = ["ArgmaxSurvival"]
 
 
 class ArgmaxSurvival(AbstractSurvival):
@@ -69,20 +48,20 @@ class ArgmaxSurvival(AbstractSurvival):
         # At this ratio the arg-max is another symbol than x with a probability below 1e-15.
         self.largest = math.sqrt(2.0 * math.log(symbols)) + 12.0
         self._ratios = torch.linspace(0.0, self.largest, 1025, dtype=torch.float64)
-        self._survivals = argmax_survival(self._ratios, symbols)[0]
+        self._survivals = self._of_ratio(self._ratios)[0]
 
     def a(self, t: Tensor) -> Tensor:
         """A(α/σ), 1 at t = 0 and 0 at t = 1 exactly."""
         t = torch.as_tensor(t).double()
         ratio, _ = self._ratio(t)
-        value = argmax_survival(ratio, self.symbols)[0]
+        value = self._of_ratio(ratio)[0]
         return torch.where(t <= 0, 1.0, torch.where(t >= 1, 0.0, value))
 
     def da(self, t: Tensor) -> Tensor:
         """A'(r) ṙ with ṙ = (α̇ σ − α σ̇)/σ²."""
         t = torch.as_tensor(t).double()
         ratio, change = self._ratio(t)
-        slope = argmax_survival(ratio, self.symbols)[1]
+        slope = self._of_ratio(ratio)[1]
         return torch.where(ratio >= self.largest, 0.0, slope * change)
 
     def inverse(self, a: Tensor) -> Tensor:
@@ -95,11 +74,16 @@ class ArgmaxSurvival(AbstractSurvival):
         share = torch.where(high > low, (a - low) / (high - low).clamp_min(1e-300), 0.0)
         ratio = torch.lerp(ratios[upper - 1], ratios[upper], share.clamp(0.0, 1.0))
         for _ in range(4):
-            value, slope = argmax_survival(ratio, self.symbols)
+            value, slope = self._of_ratio(ratio)
             step = torch.where(slope > 1e-12, (value - a) / slope.clamp_min(1e-12), 0.0)
             ratio = torch.minimum(torch.maximum(ratio - step, ratios[upper - 1]), ratios[upper])
         t = self.schedule.inverse_log_ratio(ratio.clamp_min(1e-300).log()).clamp(0.0, 1.0)
         return torch.where(a >= 1, 0.0, torch.where(a <= 0, 1.0, t))
+
+    def _of_ratio(self, ratio: Tensor) -> tuple[Tensor, Tensor]:
+        """A(r) and its derivative."""
+        undecided, slope = undecided_share(ratio, self.symbols)
+        return (1.0 - undecided).clamp(0.0, 1.0), -slope
 
     def _ratio(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """The ratio r = α/σ, cut off where it no longer matters, and its derivative in t."""
