@@ -109,6 +109,25 @@ def test_a_uniform_model_says_that_a_prompt_is_taken_for_noisy(project, capsys):
     )
     assert cli.run(["generate", "dfm", "--sampler", "tau_leaping", "--nfe", "2", "--prompt", "ab"]) == 0
     assert "possibly noisy" in capsys.readouterr().err
+    assert cli.run(["generate", "dfm", "--sampler", "twisted", "--nfe", "4", "--prompt", "ab"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("ab")
+    assert err == ""
+
+
+def test_a_model_of_blocks_says_which_blocks_did_not_know_the_prompt(project, capsys):
+    sizes = {key: TOKENS[key] for key in ("vocab_size", "length", "width", "depth", "heads")}
+    network = {"_target_": "isocline.networks.block_transformer.BlockTransformer", **sizes, "block_length": 4}
+    save(
+        project, "block", "text", network, ABSORBING, {"_target_": "isocline.objectives.block_diffusion.BlockDiffusion"}
+    )
+    arguments = ["generate", "block", "--sampler", "block", "--nfe", "8", "--prompt"]
+    assert cli.run([*arguments, "a___bd", "--gap", "5"]) == 0
+    assert "by blocks of 4 tokens: what stands in blocks before 'bd'" in capsys.readouterr().err
+    assert cli.run([*arguments, "a___b", "--gap", "2"]) == 0
+    assert capsys.readouterr().err == ""
+    assert cli.run(["generate", "masked", "--sampler", "block", "--prompt", "ab"]) == 1
+    assert "block_length" in capsys.readouterr().err
 
 
 def test_showing_the_denoising_changes_nothing_on_standard_output(project, capsys):

@@ -190,6 +190,7 @@ def _note(name: str, model: LoadedModel, layout: PromptLayout) -> str:
     """Say what the text is not conditioned on."""
     from isocline.processes.corruption import AbstractCorruption
     from isocline.processes.kernel import AbsorbingKernel
+    from isocline.samplers.twisted import TwistedSampler
 
     late = ", ".join(repr(piece.strip()) for piece in layout.late)
     size = 1 if model.process is None else int(getattr(model.network, "block_length", len(layout.fixed)))
@@ -202,8 +203,11 @@ def _note(name: str, model: LoadedModel, layout: PromptLayout) -> str:
             "a model that sees both sides (masked, for one) fills gaps"
         )
     uncertain = isinstance(model.process, AbstractCorruption) and not isinstance(model.process, AbsorbingKernel)
-    if uncertain and layout.prompt is not None:
-        return f"{name} takes given text for possibly noisy at every step, so it conditions on it only roughly"
+    if uncertain and layout.prompt is not None and not isinstance(model.sampler, TwistedSampler):
+        return (
+            f"{name} takes given text for possibly noisy at every step, so it conditions on it only roughly; "
+            "--sampler twisted conditions on it by weighted particles"
+        )
     return ""
 
 
