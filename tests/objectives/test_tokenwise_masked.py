@@ -39,13 +39,18 @@ def enumerated_bound(truth, objective, network):
     matrix = torch.diag(torch.arange(1, 60).double() / (4 * torch.arange(1, 60).double() ** 2 - 1).sqrt(), 1)
     roots, vectors = torch.linalg.eigh(matrix + matrix.T)
     u, weights = (roots + 1) / 2, vectors[0] ** 2
-    total = 0.0
+    exponents, total = objective.schedule.log_exponents.double().exp(), 0.0
     for masks in itertools.product([False, True], repeat=2):
-        z = truth.sequences.masked_fill(torch.tensor(masks), 3)
+        hidden = torch.tensor(masks).expand_as(truth.sequences)
+        z = truth.sequences.masked_fill(hidden, 3)
         for node, weight in zip(u, weights, strict=True):
             t = (node**3).expand(len(z))
-            law = objective.process.log_law(truth.sequences, z, t).exp()
-            cost = objective.divergence(network, truth.sequences, z, t)
+            powers = (t.unsqueeze(-1) ** exponents)[:, : truth.symbols].gather(1, truth.sequences)
+            law = torch.where(hidden, powers, 1 - powers).prod(-1)
+            log_probs = network(t, z)[..., : truth.symbols].log_softmax(-1)
+            surprise = -exponents[truth.sequences] * log_probs.gather(-1, truth.sequences.unsqueeze(-1)).squeeze(-1)
+            excess = (exponents[: truth.symbols] * log_probs.exp()).sum(-1) - exponents[truth.sequences]
+            cost = torch.where(hidden, surprise + excess, 0.0).sum(-1) / t
             total = total + 3 * node**2 * weight * (truth.probs * law * cost).sum()
     return total
 
