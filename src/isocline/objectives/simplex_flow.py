@@ -105,7 +105,7 @@ class OneHotGaussianFlow(SimplexFlow):
 
     def __init__(
         self,
-        process: AbstractTokenPath,
+        process: OneHotGaussianPath,
         times: AbstractTimes | None = None,
         self_conditioning: float = 0.5,
         prompted: float = 0.1,

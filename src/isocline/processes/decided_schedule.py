@@ -7,13 +7,12 @@ import math
 import torch
 from torch import Tensor
 
+from isocline.processes.falling_table import FallingTable
 from isocline.processes.schedule import AbstractSchedule, ScheduleValues
 
 __all__ = ["DecidedShareSchedule", "undecided_share"]
 
 _REACH, _NODES = 9.0, 257
-_LAST, _ROWS = 40.0, 2001
-_WIDTH = _LAST / (_ROWS - 1)
 
 
 def undecided_share(ratio: Tensor, symbols: int) -> tuple[Tensor, Tensor]:
@@ -66,39 +65,12 @@ class DecidedShareSchedule(AbstractSchedule):
         if not scale > 0:
             raise ValueError(f"scale = {scale}: must be above 0")
         self.symbols, self.scale = symbols, scale
-        ratios = torch.linspace(0.0, _LAST, _ROWS, dtype=torch.float64)
-        share, slope = undecided_share(ratios, symbols)
-        self._table = torch.stack([share.log(), slope / share * _WIDTH])
-
-    def _cubic(self, cell: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Coefficients in the share of a cell, lowest first, of the cubic with the table's values and slopes."""
-        (y0, d0), (y1, d1) = table[:, cell], table[:, cell + 1]
-        return y0, d0, 3 * (y1 - y0) - 2 * d0 - d1, 2 * (y0 - y1) + d0 + d1
-
-    def _log_share(self, ratio: Tensor) -> Tensor:
-        """Ln u(ρ), read from the table."""
-        place = (ratio / _WIDTH).clamp(0.0, _ROWS - 1.0)
-        cell = place.long().clamp(max=_ROWS - 2)
-        c0, c1, c2, c3 = self._cubic(cell, self._table.to(ratio.device))
-        x = place - cell
-        return c0 + x * (c1 + x * (c2 + x * c3))
-
-    def _ratio(self, log_share: Tensor) -> tuple[Tensor, Tensor]:
-        """The ρ with ln u(ρ) = log_share by Newton's method on the table's cubic, and dρ/d ln u."""
-        table = self._table.to(log_share.device)
-        wanted = log_share.clamp(float(table[0, -1]), 0.0)
-        # ln u falls; searchsorted wants it to rise.
-        cell = (torch.searchsorted(-table[0], -wanted) - 1).clamp(0, _ROWS - 2)
-        c0, c1, c2, c3 = self._cubic(cell, table)
-        x = (wanted - c0) / (table[0, cell + 1] - c0)
-        for _ in range(4):
-            x = x - (c0 - wanted + x * (c1 + x * (c2 + x * c3))) / (c1 + x * (2 * c2 + x * 3 * c3))
-        return (cell + x) * _WIDTH, _WIDTH / (c1 + x * (2 * c2 + x * 3 * c3))
+        self._table = FallingTable(lambda ratio: undecided_share(ratio, symbols), last=40.0)
 
     def _values(self, t: Tensor) -> ScheduleValues:
-        rho, slope = (part / self.scale for part in self._ratio(t.log()))
+        rho, slope = (part / self.scale for part in self._table.inverse(t))
         sigma = 1.0 / (1.0 + rho)
-        alpha, dalpha = rho * sigma, slope * sigma.square() / t
+        alpha, dalpha = rho * sigma, slope * sigma.square()
         ended = t <= 0
         alpha, sigma = alpha.masked_fill(ended, 1.0), sigma.masked_fill(ended, 0.0)
         dalpha = dalpha.masked_fill(ended, -torch.inf)
@@ -107,4 +79,4 @@ class DecidedShareSchedule(AbstractSchedule):
     def inverse_log_ratio(self, log_ratio: Tensor | float) -> Tensor:
         """Return u(s e^λ)."""
         ratio = torch.as_tensor(log_ratio, dtype=torch.float64).exp() * self.scale
-        return torch.where(ratio < _LAST, self._log_share(ratio).exp(), 0.0)
+        return self._table.value(ratio)

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from isocline.processes.falling_table import FallingTable
 from isocline.processes.simplex_path import uniform_on_simplex
-from isocline.processes.token_path import AbstractTokenPath, share_in_play
+from isocline.processes.token_path import AbstractTokenPath
 from isocline.shapes import expand_like
 
-__all__ = ["DirichletPath", "corner_speed"]
+__all__ = ["DirichletPath", "corner_speed", "undecided_share"]
 
 _LOWEST, _NODES, _POINTS = -25.0, 2048, 48
 
@@ -70,15 +71,42 @@ def _digamma(x: float) -> float:
     return float(torch.special.digamma(torch.tensor(x, dtype=torch.float64)))
 
 
+def undecided_share(concentration: Tensor, symbols: int) -> tuple[Tensor, Tensor]:
+    """Probability that arg-max is wrong, from 1 at concentration 0, and its derivative.
+
+    Dir(1 + τ e_k) is made of exponentials and one G ~ Gamma(1 + τ), of which arg-max is right with probability
+    E (1 − e^{−G})^{S−1}; returned is u(τ) = (1 − that)/(1 − 1/S), by the trapezoidal rule in ln G.
+
+    Args:
+        concentration: τ at least 0, any shape, float64.
+        symbols: S.
+
+    Returns:
+        u and du/dτ, shape of concentration.
+    """
+    a = concentration.unsqueeze(-1) + 1.0
+    y = torch.linspace(-38.0, math.log(200.0), 1024, dtype=torch.float64, device=a.device)
+    wrong = -torch.expm1((symbols - 1) * torch.log(-torch.expm1(-y.exp())))
+    weight = (a * y - y.exp() - torch.lgamma(a)).exp() * wrong * (y[1] - y[0]) / (1.0 - 1.0 / symbols)
+    return weight.sum(-1), (weight * (y - torch.special.digamma(a))).sum(-1)
+
+
 class DirichletPath(AbstractTokenPath):
     """x ~ Dir(1 + τ e_k); the position is τ, from 0 (uniform on the simplex) up.
 
-    The evidence is τ ln x. A wrong symbol exceeds the right one with probability 2^{−τ} up to a factor of 1/2, so times
-    are τ = −log₂ q with `share_in_play` q: tokens are decided at τ of a few times log₂ S, long before the state
-    reaches a corner, and how they are decided does not become abrupt as S grows.
+    The evidence is τ ln x. Times are such that arg-max is right at rate 1 − t (1 − 1/S), see `undecided_share`: tokens
+    are decided at τ about log₂ S, long before the state reaches a corner, and how they are decided does not become
+    abrupt as S grows.
 
-    Source: "Dirichlet Flow Matching with Applications to DNA Sequence Design", Stark et al., 2024.
+    Source: "Dirichlet Flow Matching with Applications to DNA Sequence Design", Stark et al., 2024 (whose time is τ).
+
+    Args:
+        vocab_size: vocabulary V, the mask counted.
     """
+
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__(vocab_size)
+        self._clock = FallingTable(lambda tau: undecided_share(tau, self.symbols), last=60.0)
 
     def prior(
         self,
@@ -110,13 +138,12 @@ class DirichletPath(AbstractTokenPath):
         return x.clamp(min=math.exp(_LOWEST)).log()
 
     def position(self, t: Tensor) -> Tensor:
-        """τ = −log₂ q."""
-        return -share_in_play(t.double(), self.symbols).log2()
+        """Return the τ at which a share t of the tokens is undecided."""
+        return self._clock.inverse(t.double())[0]
 
     def time(self, position: Tensor) -> Tensor:
-        """The time at which 2^{−τ} is the share in play."""
-        share = torch.exp2(-position.double())
-        return self.symbols * share / (1.0 + (self.symbols - 1) * share)
+        """Return the share of undecided tokens at τ."""
+        return self._clock.value(position.double())
 
     def velocity(self, position: Tensor, x: Tensor, probs: Tensor) -> Tensor:
         """Σ_k p_k C(x_k) (e_k − x), with C/x_k from a table in ln x_k."""

@@ -5,15 +5,45 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from isocline.processes.token_path import AbstractTokenPath, share_in_play
+from isocline.processes.falling_table import FallingTable
+from isocline.processes.token_path import AbstractTokenPath
 from isocline.shapes import expand_like
 
-__all__ = ["FisherPath"]
+__all__ = ["FisherPath", "undecided_share"]
 
 HALF_PI = math.pi / 2
+
+
+def undecided_share(height: Tensor, symbols: int) -> tuple[Tensor, Tensor]:
+    """Probability that arg-max is wrong where half-normal noise carries h at one coordinate, and its derivative.
+
+    arg-max of h e_k + |ε| in S dimensions is right with probability ∫_0^∞ 2φ(y) (2Φ(y + h) − 1)^{S−1} dy; returned is
+    u(h) = (1 − that)/(1 − 1/S), by Gauss–Legendre quadrature.
+
+    Args:
+        height: h at least 0, any shape, float64.
+        symbols: S.
+
+    Returns:
+        u and du/dh, shape of height.
+    """
+    nodes, weights = (torch.as_tensor(part, device=height.device) for part in np.polynomial.legendre.leggauss(256))
+    y = 4.5 * (nodes + 1.0)
+    weights = 4.5 * weights * _density(y) / (1.0 - 1.0 / symbols)
+    above = y + height.unsqueeze(-1)
+    inside = torch.log1p(-torch.erfc(above / 2**0.5))
+    wrong = -torch.expm1((symbols - 1) * inside)
+    slope = (symbols - 1) * ((symbols - 2) * inside).exp() * _density(above)
+    return (weights * wrong).sum(-1), -(weights * slope).sum(-1)
+
+
+def _density(y: Tensor) -> Tensor:
+    """Half-normal density at y at least 0."""
+    return torch.exp(-0.5 * y.square()) * (2.0 / math.pi) ** 0.5
 
 
 class FisherPath(AbstractTokenPath):
@@ -25,11 +55,19 @@ class FisherPath(AbstractTokenPath):
         q(z|k) ∝ (sin(φ/s)/sin φ)^{S−2} for φ ≤ sπ/2, otherwise 0,
 
     and the velocity away from the corner is φ/s along the circle. For large S a coordinate of n is |N(0,1)|/√S and the
-    path decides tokens near s = 1, within O(1/√S): times are spread there by `share_in_play` of half-normal noise.
+    path decides tokens near s = 1, within O(1/√S): times are spread there so that, to leading order, arg-max is right
+    at rate 1 − t (1 − 1/S), see `undecided_share`.
 
     References: "Fisher Flow Matching for Generative Modeling over Discrete Data", Davis et al., 2024; "Categorical
     Flow Matching on Statistical Manifolds", Cheng et al., 2024.
+
+    Args:
+        vocab_size: vocabulary V, the mask counted.
     """
+
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__(vocab_size)
+        self._clock = FallingTable(lambda height: undecided_share(height, self.symbols), last=20.0)
 
     def prior(
         self,
@@ -70,17 +108,13 @@ class FisherPath(AbstractTokenPath):
         return cosine, cosine.acos()
 
     def position(self, t: Tensor) -> Tensor:
-        """Return 1 − (2/π) arctan(h/√S) with erfc(h/√2) the share in play."""
-        share = share_in_play(t.double(), self.symbols)
-        # erfinv(1 − q) as a normal quantile, which keeps small shares.
-        height = -torch.special.ndtri(0.5 * share)
+        """Return 1 − (2/π) arctan(h/√S), h the height at which a share t of the tokens is undecided."""
+        height, _ = self._clock.inverse(t.double())
         return 1.0 - torch.atan(height / self.symbols**0.5) / HALF_PI
 
     def time(self, position: Tensor) -> Tensor:
         """Inverse of `position`."""
-        height = torch.tan(HALF_PI * (1.0 - position.double())) * self.symbols**0.5
-        share = torch.erfc(height / 2**0.5)
-        return self.symbols * share / (1.0 + (self.symbols - 1) * share)
+        return self._clock.value(torch.tan(HALF_PI * (1.0 - position.double())) * self.symbols**0.5)
 
     def velocity(self, position: Tensor, x: Tensor, probs: Tensor) -> Tensor:
         """−(1/s) Σ_k p_k (φ_k/sin φ_k) (e_k − z_k z), in proportion to the length of x, at a right angle to it."""
