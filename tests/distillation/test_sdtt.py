@@ -1,6 +1,7 @@
 """Self-distillation through time: its target, its fixed points, its rounds."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -181,3 +182,47 @@ def test_unsuitable_configurations_are_refused():
         SelfDistillationThroughTime(KERNEL, transformer(), teacher_steps=6, rounds=2, round_length=1)
     with pytest.raises(ValueError, match="round_length"):
         SelfDistillationThroughTime(KERNEL, transformer(), teacher_steps=8, rounds=2)
+
+
+def test_several_steps_of_the_teacher_are_one_of_the_student():
+    """Four predictions at t, t − 1/8, … on ever fewer masks; a token keeps the one that its step was drawn from."""
+    seen = []
+
+    def logits(t, z, cond=None):
+        seen.append((t.clone(), z.clone()))
+        return torch.tensor([1.0, 0.0, 0.0, 0.0]) * len(seen) + torch.zeros(*z.shape, 4)
+
+    teacher = nn.Identity()
+    teacher.forward = logits
+    objective = SelfDistillationThroughTime(KERNEL, teacher, teacher_steps=8, factor=4)
+    t = torch.full((400,), 0.5, dtype=torch.float64)
+    target = objective.target(torch.full((400, 3), 3), t, 0.125, torch.Generator().manual_seed(0))
+    assert [float(time[0]) for time, _ in seen] == [0.5, 0.375, 0.25, 0.125]
+    masks = [z == 3 for _, z in seen]
+    for earlier, later in itertools.pairwise(masks):
+        assert (later <= earlier).all()
+    # The k-th state is masked with probability (4 − k)/4: as many steps lead to 0.
+    shares = [float(mask.double().mean()) for mask in masks]
+    assert shares == pytest.approx([1.0, 0.75, 0.5, 0.25], abs=0.05)
+    steps = torch.stack(masks).sum(0)
+    for count in range(1, 5):
+        law = torch.tensor([1.0, 0.0, 0.0]).mul(count).log_softmax(-1)
+        chosen = target[steps == count][:, :3]
+        torch.testing.assert_close(chosen, law.expand(len(chosen), -1))
+
+
+def test_a_students_copy_is_made_once_and_none_of_its_teacher():
+    copies = []
+
+    class Watched(TokenTransformer):
+        def __deepcopy__(self, memo):
+            copies.append(self)
+            return transformer()
+
+    teacher, student = Watched(4, 3, 16, 1, 2), Watched(4, 3, 16, 1, 2)
+    objective = SelfDistillationThroughTime(KERNEL, teacher, teacher_steps=16, rounds=2, round_length=10)
+    objective.prepare(student)
+    objective.after_step(student, 10)
+    assert len(copies) == 1
+    assert copies[0] is student
+    assert objective.current_steps == 8
