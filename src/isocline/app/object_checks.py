@@ -157,6 +157,8 @@ def _construct(key: str, node: Mapping[str, Any], config: Mapping[str, Any]) -> 
         cause = error.__cause__ or error
         if isinstance(cause, NotImplementedError | RuntimeError) and "meta" in str(cause).lower():
             return None
+        if isinstance(cause, FileNotFoundError):  # of data that an earlier stage will have prepared
+            return None
         inner = str(error).rpartition("full_key: ")[2].strip() if "full_key: " in str(error) else ""
         return Problem(f"{key}.{inner}" if inner else key, one_line(cause))
     except (ValueError, TypeError, AssertionError) as error:
