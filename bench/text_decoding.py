@@ -40,12 +40,16 @@ class Case(NamedTuple):
 
 CASES = {
     "autoregressive, cached": Case("ar", AutoregressiveSampler(), 64),
+    "autoregressive, cached, temperature 0.8": Case("ar", AutoregressiveSampler(temperature=0.8), 64),
     **{f"masked, ancestral, {nfe}": Case("masked", AncestralSampler(), nfe) for nfe in (8, 16, 32)},
     **{f"masked, first hitting, {nfe}": Case("masked", FirstHittingSampler(), nfe) for nfe in (16, 32)},
     **{f"masked, confidence, {nfe}": Case("masked", ConfidenceSampler(), nfe) for nfe in (8, 16)},
     **{f"block, first hitting, {nfe}": Case("block", BlockSampler(), nfe) for nfe in (16, 32, 64)},
     **{f"block, confidence, {nfe}": Case("block", BlockSampler(ConfidenceSampler()), nfe) for nfe in (16, 32, 64)},
     "block, left to right, 64": Case("block", BlockSampler(ConfidenceSampler(LeftToRight())), 64),
+    "block, left to right, temperature 0.9, 64": Case(
+        "block", BlockSampler(ConfidenceSampler(LeftToRight(), temperature=0.9)), 64
+    ),
 }
 
 
@@ -56,16 +60,16 @@ def draw(case: Case, model: LoadedModel, count: int, seed: int) -> tuple[Tensor,
     return solution.final, int(solution.stats.nfe.max())
 
 
-def measure(root: Path, batch: int, small: int, rounds: int) -> None:
+def measure(root: Path, chosen: dict[str, Case], batch: int, small: int, rounds: int) -> None:
     models = {name: load_model(root / "data/models" / name) for name in ("ar", "masked", "block")}
     judges = load_text_judges(root / "data/judges/text")
     length = int(models["ar"].config["network"]["length"])
-    large: dict[str, list[float]] = {name: [] for name in CASES}
-    few: dict[str, list[float]] = {name: [] for name in CASES}
-    made: dict[str, list[Tensor]] = {name: [] for name in CASES}
-    spent = dict.fromkeys(CASES, 0)
+    large: dict[str, list[float]] = {name: [] for name in chosen}
+    few: dict[str, list[float]] = {name: [] for name in chosen}
+    made: dict[str, list[Tensor]] = {name: [] for name in chosen}
+    spent = dict.fromkeys(chosen, 0)
     for turn in range(rounds + 1):
-        for name, case in CASES.items():
+        for name, case in chosen.items():
             began = time.process_time()
             draw(case, models[case.model], small, turn)
             few[name].append(time.process_time() - began)
@@ -82,7 +86,7 @@ def measure(root: Path, batch: int, small: int, rounds: int) -> None:
         f"| tokens/s, batch {small} |"
     )
     print("|---|---|---|---|---|---|---|")
-    for name in CASES:
+    for name in chosen:
         tokens = torch.cat(made[name])
         ppl = [corpus_perplexity(judges[judge](tokens), length).mean for judge in ("ar", "ngram")]
         rates = [count * length / statistics.median(row[name]) for count, row in ((batch, large), (small, few))]
@@ -95,6 +99,7 @@ def measure(root: Path, batch: int, small: int, rounds: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", default="", help="only those whose name contains this")
     parser.add_argument("--root", type=Path, default=Path())
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=64)
@@ -104,7 +109,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     print(f"torch {torch.__version__}; {args.threads} threads, {args.rounds} rounds\n")
     with torch.inference_mode():
-        measure(args.root, args.batch, args.small, args.rounds)
+        chosen = {name: case for name, case in CASES.items() if args.cases in name}
+        measure(args.root, chosen, args.batch, args.small, args.rounds)
 
 
 if __name__ == "__main__":
