@@ -202,3 +202,17 @@ def test_unsuitable_requests_are_refused_by_name():
         generate(AncestralSampler(), ABSORBING, 1, 2, prompt=(torch.full((3,), 3), torch.ones(3).bool()))
     with pytest.raises(ValueError, match="prompt has shapes"):
         generate(AncestralSampler(), ABSORBING, 1, 2, prompt=(torch.zeros(5).long(), torch.ones(5).bool()))
+
+
+def test_steps_that_reveal_nothing_are_not_evaluated():
+    rows = []
+
+    def network(t, z, cond=None):
+        rows.append(len(z))
+        return torch.zeros(len(z), 3, 4)
+
+    sampler = AncestralSampler()
+    solution = sampler.sample(network, ABSORBING, (20, 3), 100, torch.Generator().manual_seed(0))
+    assert solution.stats.nfe.max() <= 3
+    assert solution.stats.nfe.sum() == sum(rows)
+    assert torch.equal(sampler.saved(solution), 100 - solution.stats.nfe)
