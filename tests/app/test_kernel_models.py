@@ -72,3 +72,10 @@ def test_a_kernel_trains_comes_back_and_generates(name, models, tmp_path: Path, 
     found = model.objective.negative_log_likelihood(model.network, tokens[:4], generator, 8)
     assert found.kind == "bound"
     assert found.nats.isfinite().all()
+
+
+def test_a_composition_may_name_frequencies_of_text_that_is_not_prepared_yet(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    overrides = ["process@models.dfm.process=structured", "data.text.vocab_size=64"]
+    section = compose(overrides, ROOT).config["models"]["dfm"]["process"]
+    assert section["frequencies"]["vocab_size"] == 64
