@@ -56,11 +56,11 @@ def test_near_the_data_the_view_is_the_token(kind):
 @pytest.mark.parametrize("time", [0.1, 0.5, 0.9])
 def test_the_posterior_that_the_evidence_gives_is_calibrated(kind, time):
     # Bayes' rule by Monte Carlo: of symbols that are given probability p, a share p is the token.
-    path = kind(5)
-    tokens = torch.randint(0, 4, (12_000, 1), generator=stream(3))
-    t = torch.full((12_000,), time, dtype=torch.float64)
+    path = kind(4)
+    tokens = torch.randint(0, 3, (40_000, 1), generator=stream(3))
+    t = torch.full((40_000,), time, dtype=torch.float64)
     probs = path.evidence(t, path.sample(tokens, t, stream(), torch.float64)).softmax(-1)[:, 0]
-    right = torch.nn.functional.one_hot(tokens[:, 0], 4).double()
+    right = torch.nn.functional.one_hot(tokens[:, 0], 3).double()
     for low in (0.0, 0.2, 0.4, 0.6, 0.8):
         cell = (probs >= low) & (probs <= low + 0.2)
         if cell.sum() > 200:
