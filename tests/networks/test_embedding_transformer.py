@@ -35,6 +35,9 @@ def test_a_free_norm_is_that_of_the_weights():
 
 def test_an_absent_guess_is_a_guess_of_zeros_and_a_guess_is_heard():
     network, (t, x, guess) = make(), inputs()
+    # A new network does not hear it yet.
+    torch.testing.assert_close(network(t, x), network(t, x, None, guess))
+    torch.nn.init.normal_(network.guess.weight)
     torch.testing.assert_close(network(t, x), network(t, x, None, torch.zeros_like(guess)))
     assert (network(t, x) - network(t, x, None, guess)).abs().max() > 1e-3
     deaf = make(self_conditioning=False)
@@ -42,12 +45,29 @@ def test_an_absent_guess_is_a_guess_of_zeros_and_a_guess_is_heard():
     assert deaf.takes_previous is False
 
 
-def test_the_schedule_adds_the_evidence_of_each_position_and_nothing_else():
+def test_with_the_schedule_a_silent_transformer_has_the_posterior_of_independent_tokens():
     schedule = VPCosineSchedule(3.0)
-    plain, informed, (t, x, _) = make(), make(schedule=schedule), inputs()
-    added = informed(t, x) - plain(t, x)
-    torch.testing.assert_close(added[..., :-1], log_evidence(x, plain.table(), schedule(t)))
-    assert added[..., -1].abs().max() == 0
+    network, (t, x, _) = make(schedule=schedule), inputs()
+    torch.nn.init.zeros_(network.head.weight)
+    torch.nn.init.normal_(network.head.bias)
+    expected = network.head.bias[:-1] + log_evidence(x, network.table(), schedule(t))
+    torch.testing.assert_close(network(t, x)[..., :-1], expected)
+
+
+def test_a_position_is_read_as_the_embedding_that_it_expects_by_itself():
+    schedule = VPCosineSchedule(3.0)
+    network, tokens = make(schedule=schedule), torch.tensor([[0, 9, 3, 3, 1, 2]])
+    seen = []
+    network.enter.register_forward_hook(lambda module, given, result: seen.append(given[0]))
+    clean = network.embed(tokens)
+    network(torch.tensor(0.0), clean * schedule(0.0).alpha.float())
+    torch.testing.assert_close(seen[0], clean, rtol=1e-4, atol=1e-4)
+    # Where only noise is left, whatever the state: the embedding expected of any token.
+    faint = VPCosineSchedule()
+    network.schedule = faint
+    network(torch.tensor(1.0), torch.randn(1, 6, 4, generator=torch.Generator().manual_seed(0)))
+    expected = network.head.bias[:-1].softmax(-1) @ network.table()
+    torch.testing.assert_close(seen[1], expected.expand(1, 6, 4))
 
 
 def test_a_position_sees_all_others_and_the_label():

@@ -33,8 +33,9 @@ class EmbeddingTransformer(nn.Module):
         classes: number of class labels, 0 for none.
         relative: whether attention has a learned bias by distance.
         self_conditioning: whether the last guess of the embeddings is an input ("Analog Bits", Chen et al., 2023).
-        schedule: of the process. With it the evidence that each position has of its own token is added to the logits,
-            so that the Transformer has to learn the context alone; see `isocline.processes.embedding.log_evidence`.
+        schedule: of the process. With it the evidence that each position has of its own token is read and added
+            (`isocline.processes.embedding.log_evidence`): the Transformer sees the embedding that each position
+            expects by itself, and has to learn the context alone. Without it the Transformer sees the state.
         lengths: learns the law of lengths, if texts are padded.
 
     Raises:
@@ -72,6 +73,8 @@ class EmbeddingTransformer(nn.Module):
         self.guess = nn.Linear(dimension, width, bias=False) if self_conditioning else None
         self.condition = ConditionEmbedding(width, classes)
         self.trunk = Transformer(length, width, depth, heads, relative=relative)
+        if self.guess is not None:
+            nn.init.zeros_(self.guess.weight)
         self.head = nn.Linear(width, vocab_size)
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
@@ -94,10 +97,13 @@ class EmbeddingTransformer(nn.Module):
             cond: class labels ``(B,)``, negative for none, or None.
             previous: an earlier guess of the embeddings ``(B, L, D)``, or None.
         """
-        h = self.enter(x)
+        evidence = None if self.schedule is None else log_evidence(x, self.table(), self.schedule(t))
+        h = self.enter(x if evidence is None else self._expected(evidence))
         if self.guess is not None and previous is not None:
             h = h + self.guess(previous)
         logits: Tensor = self.head(self.trunk(h, self.condition(t, cond)))
-        if self.schedule is None:
-            return logits
-        return logits + F.pad(log_evidence(x, self.table(), self.schedule(t)), (0, 1)).to(logits.dtype)
+        return logits if evidence is None else logits + F.pad(evidence, (0, 1)).to(logits.dtype)
+
+    def _expected(self, evidence: Tensor) -> Tensor:
+        """The embedding ``(B, L, D)`` that each position expects by its own evidence and the tokens' frequencies."""
+        return (evidence + self.head.bias[:-1]).softmax(-1) @ self.table()
