@@ -61,6 +61,8 @@ def test_the_posterior_that_the_evidence_gives_is_calibrated(kind, time):
     t = torch.full((40_000,), time, dtype=torch.float64)
     probs = path.evidence(t, path.sample(tokens, t, stream(), torch.float64)).softmax(-1)[:, 0]
     right = torch.nn.functional.one_hot(tokens[:, 0], 3).double()
+    score = ((right - probs) * probs).sum(-1)
+    assert score.mean().abs() < 4 * score.std() / 40_000**0.5 + 1e-12
     for low in (0.0, 0.2, 0.4, 0.6, 0.8):
         cell = (probs >= low) & (probs <= low + 0.2)
         if cell.sum() > 200:
