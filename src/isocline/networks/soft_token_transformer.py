@@ -15,9 +15,12 @@ __all__ = ["SoftTokenTransformer"]
 class SoftTokenTransformer(nn.Module):
     """A bidirectional Transformer fed the mean embedding of every position's law of tokens, conditioned on time.
 
-    Input and output embeddings are tied, as in `isocline.networks.transformer.TokenTransformer`. A law is over the
-    S = V − 1 real symbols. How sure a law is, Σ p², enters along a direction of its own, since the mean embedding of
-    an even law is nearly 0 and layer norms would hide that.
+    Input and output embeddings are one table, read through a linear map of its own on the way in: tied outright, a
+    position's own token comes out again, and unlearning that delays the learning of context
+    (docs/results/language-relaxations.md).
+
+    A law is over the S = V − 1 real symbols. How sure it is, Σ p², enters along a direction of its own, since the mean
+    embedding of an even law is nearly 0 and layer norms would hide that.
 
     Args:
         vocab_size: vocabulary V, the mask token counted.
@@ -58,6 +61,7 @@ class SoftTokenTransformer(nn.Module):
         self.takes_previous = self_conditioning
         self.embed = nn.Embedding(vocab_size - 1, width)
         nn.init.normal_(self.embed.weight, std=0.02)
+        self.read = nn.Linear(width, width, bias=False)
         self.certainty = nn.Parameter(0.02 * torch.randn(width))
         self.previous = nn.Linear(width, width) if self_conditioning else None
         if self.previous is not None:
@@ -88,7 +92,7 @@ class SoftTokenTransformer(nn.Module):
             ``(B, L, S)``.
         """
         table = self.embed.weight
-        h = x.to(table.dtype) @ table
+        h = self.read(x.to(table.dtype) @ table)
         h = h + x.to(table.dtype).square().sum(-1, keepdim=True) * self.certainty
         if self.previous is not None and previous is not None:
             h = h + self.previous(previous.to(table.dtype) @ table)
