@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import pytest
 import torch
 from rich.console import Console
 
@@ -118,6 +119,12 @@ def test_frames_follow_one_another_in_a_terminal_and_are_wiped_at_the_end():
 
 def test_elsewhere_every_state_is_a_line():
     assert drawn(False).splitlines() == ["   1  a▒▒", "   2  ab▒", " end  abb"]
+
+
+def test_elsewhere_words_between_colons_stay_words_and_nothing_waits(monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("a pause where nobody looks"))
+    frame = Frame(None, [[Run(f":heart: {index}", "written")] for index in range(3)])
+    assert drawn(False, [frame], most=2, pause=5.0).splitlines() == [" end  :heart: 0", " end  :heart: 1", "and 1 more"]
 
 
 def test_many_sequences_are_not_all_drawn():

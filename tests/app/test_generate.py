@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -146,6 +147,26 @@ def test_showing_the_denoising_changes_nothing_on_standard_output(project, capsy
         assert undecided == sorted(undecided, reverse=True)
 
 
+def test_letters_that_the_training_text_had_as_spaces_are_named(project, capsys):
+    normalise = {"_target_": "isocline.datasets.text.Normalisation", "ascii": True, "lowercase": True}
+    (project / "data/text/card.json").write_text(json.dumps({"normalise": normalise}))
+    arguments = ["generate", "masked", "--sampler", "ancestral", "--nfe", "2", "--prompt"]
+    assert cli.run([*arguments, "a漢b漢"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("a b ")
+    assert err == "isocline: note: '漢' of --prompt is read as a space, as it was in the training text\n"
+    assert cli.run([*arguments, "áB c"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_an_error_of_one_request_is_not_blamed_on_the_sampler(project, capsys):
+    arguments = ["generate", "masked", "--sampler", "twisted", "--prompt", "ab", "--nfe"]
+    assert cli.run([*arguments, "1"]) == 1
+    assert "nfe = 1" in (err := capsys.readouterr().err)
+    assert "does not suit" not in err
+    assert cli.run([*arguments, "8"]) == 0
+
+
 def test_options_of_the_law_reach_the_sampler(project, capsys):
     texts = set()
     for seed in ("0", "1"):
@@ -161,11 +182,27 @@ def test_options_of_the_law_reach_the_sampler(project, capsys):
         (["sample", "masked", "--sampler", "euler"], ["masked", "isocline generate"]),
         (["generate", "masked", "--sampler", "ancestral", "--gap", "2", "--prompt", "ab"], ["--gap", "___"]),
         (["generate", "masked", "--sampler", "ancestral", "--gap", "7", "--prompt", "a___b"], ["--gap 6 at most"]),
-        (["generate", "masked", "--sampler", "ancestral", "--temperature", "-1"], ["temperature", "-1"]),
-        (["generate", "masked", "--sampler", "block", "--top-p", "0.5"], ["--top-p", "BlockSampler", "leave it out"]),
+        (["generate", "masked", "--sampler", "ancestral", "--temperature", "-1"], ["--temperature -1: ", "at least 0"]),
+        (
+            ["generate", "masked", "--sampler", "ancestral", "--temperature", "nan"],
+            ["--temperature nan", "not a finite"],
+        ),
+        (
+            ["generate", "masked", "--sampler", "ancestral", "--temperature", "inf"],
+            ["--temperature inf", "not a finite"],
+        ),
+        (["generate", "masked", "--sampler", "ancestral", "--gap", "2", "--prompt", "ab___"], ["--gap 2", "--length"]),
+        (["generate", "masked", "--sampler", "ancestral", "--label", "1"], ["--label 1", "leave it out"]),
+        (["generate", "masked", "--sampler", "block"], ["--sampler block does not suit masked", "use --sampler"]),
+        (
+            ["generate", "masked", "--sampler", "euler", "--top-p", "0.5"],
+            ["--sampler euler does not suit", "ancestral"],
+        ),
+        (["generate", "flow"], ["flow is a model of images", "isocline sample flow"]),
+        (["generate", "masked", "--sampler", "detailed_balance", "--top-p", "0.5"], ["--top-p", "leave it out"]),
         (["generate", "masked", "--sampler", "ancestral", "--prompt", "abba abba"], ["9 of 8 tokens"]),
         (["generate", "masked", "--sampler", "ancestral", "--prompt", "xa"], ["'x'"]),
-        (["generate", "masked", "--sampler", "ancestral", "--length", "9"], ["--length 9", "8"]),
+        (["generate", "masked", "--sampler", "ancestral", "--length", "9"], ["--length 9", "give 8 at most"]),
         (["generate", "masked", "--sampler", "unknown"], ["unknown", "ancestral"]),
         (["sample", "flow", "--sampler", "euler", "--out", "nowhere/x.png"], ["nowhere", "make it first"]),
         (["sample", "flow", "--sampler", "euler", "--out", "data"], ["--out data", "folder", "data/grid.png"]),
@@ -188,7 +225,8 @@ def test_what_does_not_fit_is_one_line(project, capsys, arguments, parts):
 
 def test_the_samplers_that_are_named_as_a_cure_work(project, capsys):
     assert cli.run(["generate", "masked", "--sampler", "euler"]) == 1
-    names = capsys.readouterr().err.rpartition("use --sampler ")[2].split(" or ")
+    names = re.split(", | or ", capsys.readouterr().err.rpartition("use --sampler ")[2].strip())
+    assert len(names) > 5
     assert "autoregressive" not in names
     for name in names:
         assert cli.run(["generate", "masked", "--sampler", name.strip(), "--nfe", "2"]) == 0, capsys.readouterr().err

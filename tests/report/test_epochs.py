@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -38,6 +39,13 @@ def test_models_of_one_kind_make_a_curve_in_the_order_of_their_epochs() -> None:
     for tip in ("masked: 1 → 2.10", "masked: 4 → 1.70", "masked: 16 → 1.60"):
         assert tip in str(chart.narrow)
     assert "9.0" not in str(chart.narrow)
+
+
+def test_networks_of_other_sizes_share_no_curve() -> None:
+    small, wide = model("ar", "AR", 100, 1.5), model("ar_wide", "AR", 200, 1.4)
+    assert epochs_chart([small, wide], CARD, {}) is not None
+    wide = replace(wide, settings={**wide.settings, "network": {"width": 256}})
+    assert epochs_chart([small, wide], CARD, {}) is None
 
 
 def test_one_budget_a_kind_is_no_curve() -> None:

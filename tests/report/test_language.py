@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from isocline.report import read_sources
+from isocline.report import read_sources, tables
 from isocline.report.language import distance, headline, protocol_facts, text_charts, text_tables
 from isocline.report.page import model_colours
-from isocline.report.sources import Model, Sources
+from isocline.report.sources import Model, Reading, Sources
 
 Project = tuple[Path, dict[str, Any]]
 
@@ -79,6 +79,17 @@ def test_the_table_names_the_tightest_likelihood_and_what_training_took(sources:
     assert masked[3].run == "train@masked"
     assert rows["sdtt"].cells[3].run == "distill@sdtt"
     assert rows["masked"].note == "MaskedDiffusion"
+
+
+def test_large_errors_are_written_in_full() -> None:
+    assert [tables.error(value) for value in (0.0123, 2.345, 63.4, 99.7, 257.4)] == [
+        "0.012",
+        "2.3",
+        "63",
+        "99.7",
+        "257",
+    ]
+    assert tables.likelihood_cell(Reading(841.0, se=257.4, kind="bound")).small == "se 257 bound"
 
 
 def test_the_frontier_shows_every_model_real_text_and_nfe_along_the_curves(sources: Sources) -> None:

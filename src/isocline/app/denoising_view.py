@@ -128,7 +128,7 @@ class DenoisingView:
 
     Args:
         console: where to; its ``is_terminal`` decides.
-        pause: seconds that a frame stays at least.
+        pause: seconds that a frame stays at least in a terminal.
         most: sequences shown.
     """
 
@@ -168,8 +168,10 @@ class DenoisingView:
             name = "end" if frame.evaluations is None else str(frame.evaluations)
             for runs in frame.sequences[: self.most]:
                 text = " ".join("".join(run.text for run in runs).split())
-                self.console.print(f"{name:>4}  {text}", markup=False, highlight=False, soft_wrap=True)
-        if self.pause:
+                self.console.print(f"{name:>4}  {text}", markup=False, highlight=False, emoji=False, soft_wrap=True)
+            if (hidden := len(frame.sequences) - self.most) > 0 and frame.evaluations is None:
+                self.console.print(f"and {hidden} more", markup=False, highlight=False, soft_wrap=True)
+        if self.pause and self.console.is_terminal:
             time.sleep(self.pause)
 
     def _drawn(self, frame: Frame) -> RenderableType:

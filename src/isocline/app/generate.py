@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import io
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from isocline.app.artifacts import LoadedModel
 
-__all__ = ["ImageRequest", "load_fitting", "reason_of", "resolve_model", "sample_images"]
+__all__ = ["ImageRequest", "load_fitting", "misfit_in_use", "reason_of", "resolve_model", "sample_images"]
 
 
 _SHAPE = {"images": ("channels", "size"), "text": ("length",)}
@@ -134,13 +135,31 @@ def load_fitting(
     from hydra.errors import InstantiationException
 
     from isocline.app.adapters import adapted_model
-    from isocline.app.artifacts import build, load_model
+    from isocline.app.artifacts import build
     from isocline.app.decoding import decoded
 
     directory = resolve_model(name, root)
     lender = directory if adapter is None else resolve_model(adapter, root)
+    model = _loaded(name, directory, modality)
     section, source = _sampler_section(lender, sampler, root)
-    section |= _accepted(options or {}, section["_target_"], source)
+    try:
+        made = build(section)
+    except InstantiationException as error:
+        raise ValueError(f"{source} cannot be built ({reason_of(error)}); correct it") from error
+    _check_sampler(made, model, source, root)
+    if options:
+        made = _with_options(section, options, source)
+    if adapter is not None:
+        model = adapted_model(model, directory, lender)
+    return replace(model, sampler=decoded(made, directory))
+
+
+def _loaded(name: str, directory: Path, modality: str) -> LoadedModel:
+    """Load a model, or raise where it is damaged or not of the modality that is wanted."""
+    from hydra.errors import InstantiationException
+
+    from isocline.app.artifacts import load_model
+
     try:
         model = load_model(directory)
     except (InstantiationException, KeyError, TypeError, AttributeError) as error:
@@ -156,26 +175,33 @@ def load_fitting(
         raise ValueError(
             f"{directory / 'model.yaml'}: network has no {missing[0]}, which `isocline` samples by; add it"
         )
-    try:
-        made = build(section)
-    except InstantiationException as error:
-        raise ValueError(f"{source} cannot be built ({reason_of(error)}); correct it") from error
-    _check_sampler(made, model, source, root)
-    if adapter is not None:
-        model = adapted_model(model, directory, lender)
-    return replace(model, sampler=decoded(made, directory))
+    return model
 
 
-def _accepted(options: Mapping[str, Any], target: str, source: str) -> Mapping[str, Any]:
-    """Return the options, or raise where the sampler's constructor takes no such argument."""
+def _with_options(section: Mapping[str, Any], options: Mapping[str, Any], source: str) -> Any:
+    """Build a sampler, which can be built without them, with options of the command line.
+
+    Raises:
+        ValueError: if its constructor takes no such argument, or no such value.
+    """
+    from hydra.errors import InstantiationException
+
+    from isocline.app.artifacts import build
     from isocline.app.fitting import locate
 
-    known = inspect.signature(locate(target)).parameters if options else {}
-    for name in options:
+    target = section["_target_"]
+    known = inspect.signature(locate(target)).parameters
+    given = ", ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in options.items())
+    for name, value in options.items():
         if name not in known:
             option = f"--{name.replace('_', '-')}"
             raise ValueError(f"{option}: {source} ({target.rpartition('.')[2]}) does not take it; leave it out")
-    return options
+        if not math.isfinite(value):
+            raise ValueError(f"--{name.replace('_', '-')} {value:g} is not a finite number; give one or leave it out")
+    try:
+        return build({**section, **options})
+    except InstantiationException as error:
+        raise ValueError(f"{given}: {source} refuses it ({reason_of(error)}); correct it or leave it out") from error
 
 
 def _check_sampler(sampler: Any, model: LoadedModel, source: str, root: Path) -> None:
@@ -184,8 +210,7 @@ def _check_sampler(sampler: Any, model: LoadedModel, source: str, root: Path) ->
     Raises:
         ValueError: naming the samplers that can.
     """
-    from isocline.app.catalog import entries
-    from isocline.app.fitting import ConfigurationError, locate, misfit
+    from isocline.app.fitting import misfit
     from isocline.samplers.discrete import AbstractDiscreteSampler
 
     process = None if model.process is None else type(model.process)
@@ -197,6 +222,15 @@ def _check_sampler(sampler: Any, model: LoadedModel, source: str, root: Path) ->
             reason = str(error)
     if reason is None:
         return
+    raise ValueError(f"{source} does not suit {model.name}: {reason}; {_fitting(sampler, model, root)}")
+
+
+def _fitting(sampler: Any, model: LoadedModel, root: Path) -> str:
+    """Name the samplers that can sample from a model, but for the one that cannot."""
+    from isocline.app.catalog import entries
+    from isocline.app.fitting import ConfigurationError, locate, misfit
+
+    process = None if model.process is None else type(model.process)
     fitting = []
     for entry in entries("samplers", root / "conf"):
         try:
@@ -206,24 +240,48 @@ def _check_sampler(sampler: Any, model: LoadedModel, source: str, root: Path) ->
         fits = inspect.isclass(other) and other is not type(sampler) and misfit(other, process) is None
         if fits and (model.modality != "text" or _writes(entry.path, model)):
             fitting.append(entry.name)
-    cure = f"use --sampler {' or '.join(fitting)}" if fitting else "see `isocline list samplers`"
-    raise ValueError(f"{source} does not suit {model.name}: {reason}; {cure}")
+    most, last = ", ".join(fitting[:-1]), fitting[-1:]
+    return f"use --sampler {' or '.join([most, *last] if most else last)}" if last else "see `isocline list samplers`"
 
 
-def _writes(sampler: Path, model: LoadedModel) -> bool:
-    """Whether a sampler of text works on a model, found out by one text in one evaluation."""
+def _writes(path: Path, model: LoadedModel) -> bool:
+    """Whether the sampler of a file works on a model of text."""
     from hydra.errors import InstantiationException
 
     from isocline.app.artifacts import build
+
+    try:
+        return _works(build(yaml.safe_load(path.read_text(encoding="utf-8"))), model, 1)
+    except InstantiationException:
+        return False
+
+
+def _works(sampler: Any, model: LoadedModel, nfe: int) -> bool:
+    """Whether a sampler works on a model of text, found out by one text."""
     from isocline.randomness import generator
 
     shape = (1, int(model.config["network"]["length"]))
     try:
-        made = build(yaml.safe_load(sampler.read_text(encoding="utf-8")))
-        made.sample(model.network, model.process, shape, 1, generator(0, "trial"))
-    except (InstantiationException, ValueError, TypeError, AttributeError, RuntimeError):
+        sampler.sample(model.network, model.process, shape, nfe, generator(0, "trial"))
+    except (ValueError, TypeError, AttributeError, RuntimeError):
         return False
     return True
+
+
+def misfit_in_use(error: Exception, model: LoadedModel, sampler: str | None, root: Path) -> str | None:
+    """Tell from an error in sampling text that a sampler cannot sample from this model; None if it can otherwise.
+
+    Args:
+        error: what was raised.
+        model: with its sampler.
+        sampler: the name that was given; None for the model's own.
+        root: the project's directory.
+    """
+    if _works(model.sampler, model, 8):
+        return None
+    source = f"the sampler of {model.name} in params.yaml" if sampler is None else f"--sampler {sampler}"
+    reason = one_line(error, 200)
+    return f"{source} does not suit {model.name}: {reason}; {_fitting(model.sampler, model, root)}"
 
 
 def reason_of(error: BaseException) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from isocline.app.generate import load_fitting, reason_of
+from isocline.app.generate import load_fitting, misfit_in_use, reason_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,7 +48,7 @@ class Written(NamedTuple):
 
     Attributes:
         texts: one for each sequence.
-        note: what the model did not condition on; empty if there is nothing to say.
+        note: what the model did not condition on, or did not read; empty if there is nothing to say.
         nfe: the most evaluations that a sequence took.
     """
 
@@ -80,26 +80,33 @@ def generate_text(name: str, root: Path, request: TextRequest, watch: Callable[[
     longest = int(model.config["network"]["length"])
     length = request.length or longest
     if length > longest:
-        raise ValueError(f"--length {length} is more than the model's {longest} tokens")
+        raise ValueError(f"--length {length} is more than the model's {longest} tokens; give {longest} at most")
     layout = _layout(request, tokenizer, root, length, longest)
     labels = _labels(name, model, request)
     view = None if watch is None else _View(model, tokenizer, layout, request.count, watch, labels)
     prompt = layout.prompt
     if prompt is not None:
         prompt = (prompt[0].expand(request.count, -1).clone(), prompt[1].expand(request.count, -1).clone())
-    with torch.inference_mode():
-        solution = model.sampler.sample(
-            model.network if view is None else view.network,
-            model.process,
-            (request.count, length),
-            request.nfe,
-            generator(request.seed, "generate"),
-            prompt=prompt,
-            cond=labels if view is None else torch.arange(request.count),
-        )
+    try:
+        with torch.inference_mode():
+            solution = model.sampler.sample(
+                model.network if view is None else view.network,
+                model.process,
+                (request.count, length),
+                request.nfe,
+                generator(request.seed, "generate"),
+                prompt=prompt,
+                cond=labels if view is None else torch.arange(request.count),
+            )
+    except (ValueError, TypeError, AttributeError) as error:
+        if reason := misfit_in_use(error, model, request.sampler, root):
+            raise ValueError(reason) from error
+        raise
     if view is not None:
         view.finish(solution.final)
-    return Written(tokenizer.decode_batch(solution.final), _note(name, model, layout), int(solution.stats.nfe.max()))
+    notes = (_note(name, model, layout), _unread(request.prompt, root))
+    texts = tokenizer.decode_batch(solution.final)
+    return Written(texts, "; also, ".join(note for note in notes if note), int(solution.stats.nfe.max()))
 
 
 def _labels(name: str, model: LoadedModel, request: TextRequest) -> Tensor | None:
@@ -110,10 +117,10 @@ def _labels(name: str, model: LoadedModel, request: TextRequest) -> Tensor | Non
         return None
     classes = int(model.config["network"].get("classes", 0))
     if not classes:
-        cure = "train one, `isocline compose experiment=conditional_text`"
+        cure = "leave it out, or train one that is: `isocline compose experiment=conditional_text`, `isocline repro`"
         raise ValueError(f"--label {request.label}: {name} is not class-conditional; {cure}")
     if not 0 <= request.label < classes:
-        raise ValueError(f"--label {request.label}: {name} knows the classes 0 to {classes - 1}")
+        raise ValueError(f"--label {request.label}: {name} knows the classes 0 to {classes - 1}; give one")
     return torch.full((request.count,), request.label)
 
 
@@ -144,6 +151,11 @@ def _layout(request: TextRequest, tokenizer: Tokenizer, root: Path, length: int,
 
     if request.gap is not None and len(pieces) == 1:
         raise ValueError("--gap is the length of a gap, and --prompt has none; write one as ___")
+    if request.gap is not None and not any(pieces[1:]):
+        raise ValueError(
+            f"--gap {request.gap}: the gap of --prompt is at its end, where text is written to the end of the window; "
+            "end it with --length"
+        )
     return lay_out(pieces, encode, length, longest, request.gap)
 
 
@@ -209,6 +221,15 @@ def _note(name: str, model: LoadedModel, layout: PromptLayout) -> str:
             "--sampler twisted conditions on it by weighted particles"
         )
     return ""
+
+
+def _unread(prompt: str, root: Path) -> str:
+    """Say which characters of a prompt were no more than a space to the model."""
+    normalise = _normalisation(root) if prompt else str
+    gone = [c for c in dict.fromkeys(prompt) if c.isalnum() and not normalise(c).strip()]
+    if not gone:
+        return ""
+    return f"{' '.join(map(repr, gone))} of --prompt is read as a space, as it was in the training text"
 
 
 def _normalisation(root: Path) -> Callable[[str], str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,11 +26,10 @@ def epochs_of(model: Model, card: Mapping[str, Any]) -> float | None:
     return steps * batch / rows if rows and steps and batch else None
 
 
-def _kind(model: Model) -> tuple[str, str]:
-    """What distinguishes models but for their budget: objective and process."""
-    sections = [model.settings.get(part) or {} for part in ("objective", "process")]
-    objective, process = (str(section.get("_target_", "")).rpartition(".")[2] for section in sections)
-    return objective, process
+def _kind(model: Model) -> str:
+    """What distinguishes models but for their budget: objective, process and network with all their settings."""
+    sections = [model.settings.get(part) for part in ("objective", "process", "network")]
+    return json.dumps(sections, sort_keys=True, default=str)
 
 
 def epochs_chart(models: Sequence[Model], card: Mapping[str, Any], colours: Mapping[str, int]) -> Chart | None:
@@ -43,7 +43,7 @@ def epochs_chart(models: Sequence[Model], card: Mapping[str, Any], colours: Mapp
     Returns:
         The chart, or None if no kind has two budgets.
     """
-    groups: dict[tuple[str, str], list[tuple[float, Reading, Model]]] = {}
+    groups: dict[str, list[tuple[float, Reading, Model]]] = {}
     for model in models:
         epochs = epochs_of(model, card)
         reading = model.reading("bits_per_char_tightest") or model.reading("bits_per_char")

@@ -130,7 +130,7 @@ def _distance_cell(model: Model, base: Model | None) -> tables.Cell:
     found, named = distance(model, base), _tightest(model)
     if found is None or named is None:
         return tables.Cell()
-    error = "" if found.se is None else f"± {100 * found.se:.2g}, "
+    error = "" if found.se is None else f"± {tables.error(100 * found.se)}, "
     way = WAYS.get(named[0], named[0])
     kind = f" ({named[1].kind})" if named[1].kind else ""
     title = f"{100 * found.mean:.3f} %, n = {found.n}; {named[1].kind or 'likelihood'} by {way}"
@@ -148,8 +148,9 @@ def _tighter_cell(model: Model, name: str) -> tables.Cell:
         return tables.Cell()
     found = Estimate.from_ratio((other - own)[both] / np.log(2.0), characters[both])
     kind = (model.reading(f"bits_per_char_{name}") or Reading(0.0)).kind
-    small = f"se {found.se:.2g} {kind}".strip()
-    return tables.Cell(tables.signed(round(found.mean, 4)), small, title=f"paired over {found.n} sequences")
+    title = f"{kind or 'likelihood'}, paired over {found.n} sequences"
+    small = "" if found.se is None else f"se {tables.error(found.se)}"
+    return tables.Cell(tables.signed(round(found.mean, 4)), small, title=title)
 
 
 def _effort(model: Model) -> tables.Cell:
@@ -193,8 +194,9 @@ def _likelihood_table(models: Sequence[Model], colours: Mapping[str, int]) -> ta
         "one token at a time from the start, an exact likelihood of a masked model; random orders: a bound, equal to "
         "the masked one on average. Both are bits/char more (+) or less than the first column, on the same sequences. "
         "Distance: bits/char over the autoregressive model’s by the tightest valid likelihood, paired over sequences, "
-        "± one standard error; a dash where a model has none. Training: 6 × weights × tokens, of a student without its "
-        "teacher’s; the time is wall-clock, and comes with runs.js."
+        "± one standard error. A dash: the model has no such likelihood, or is the one that is compared with. "
+        "Training: 6 × weights × tokens, of a student without its teacher’s; the time is wall-clock, and comes with "
+        "runs.js."
     )
     return tables.Table(
         "Held-out likelihood (lower is better)", columns, tables.mark_best(rows, {0: True, 1: True, 4: True}), note
@@ -261,11 +263,14 @@ def _variety_table(models: Sequence[Model], colours: Mapping[str, int]) -> table
     if rows and any(floor is not None for floor in floors):
         cells = (tables.Cell(""), *map(tables.cell, floors), tables.Cell(""))
         rows.append(tables.Row(FLOOR, cells, "reference", reference=True))
+    areas = "MAUVE: overlap with held-out text among clusters of texts, 1 at most, higher is nearer. "
     note = (
         "At each model’s most evaluations, over sets of the same size. Jensen–Shannon: from the character 3-grams of "
-        "held-out text, bits, lower is nearer. Distinct: share of word n-grams that are not repeats. Self-BLEU: how "
-        "much the texts repeat one another. All but the first two are read against the last row. Tokens per second are "
-        "wall-clock and come with runs.js."
+        "held-out text, bits, lower is nearer. Real words: share that the training text knows, higher is nearer. "
+        "Distinct: share of word n-grams that are not repeats. Self-BLEU: how much the texts repeat one another. "
+        f"{areas if any(name.startswith('mauve') for name in kept) else ''}The row of held-out text says what real "
+        "text reaches; distinct and self-BLEU have no better end. Tokens per second are wall-clock and come with "
+        "runs.js."
     )
     return tables.Table("The texts themselves", ("NFE", *kept.values(), "tokens/s"), tuple(rows), note)
 
@@ -282,7 +287,7 @@ def headline(models: Sequence[Model]) -> str:
         found, model = min(others, key=lambda entry: entry[0].mean)
         named = _tightest(model)
         way = f", {named[1].kind or 'measured'} by {WAYS.get(named[0], named[0])}" if named else ""
-        error = f" ± {100 * found.se:.2g}" if found.se is not None else ""
+        error = f" ± {tables.error(100 * found.se)}" if found.se is not None else ""
         sentence += f"; closest is {model.name}, {tables.signed(100 * found.mean)} %{error}{way}"
     return f"{sentence}."
 

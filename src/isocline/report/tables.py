@@ -94,6 +94,11 @@ def _decimals(value: float) -> int:
     return 0 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
 
 
+def error(value: float) -> str:
+    """An error with two significant digits; a large one in full, not with an exponent."""
+    return f"{value:.2g}" if value < 99.5 else number(value)
+
+
 def spread(reading: Reading) -> str:
     """The spread over repetitions as ± sd, with the decimals of the mean; ± se where there is no sd."""
     value = reading.sd if reading.sd is not None else reading.se
@@ -128,7 +133,8 @@ def likelihood_cell(reading: Reading | None) -> Cell:
     """A likelihood: its standard error and its kind stand beside it."""
     if reading is None:
         return Cell()
-    small = " ".join(part for part in (f"se {reading.se:.2g}" if reading.se is not None else "", reading.kind) if part)
+    spread_of_mean = "" if reading.se is None else f"se {error(reading.se)}"
+    small = " ".join(part for part in (spread_of_mean, reading.kind) if part)
     text = f"{reading.mean:.3f}" if abs(reading.mean) < 10 else number(reading.mean)
     return Cell(text, small, title=story(reading), value=reading.mean)
 
