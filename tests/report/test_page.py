@@ -10,7 +10,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from isocline.report import read_sources, render_page, write_page
 from isocline.report.page import Piece, class_counts, pieces, text_steps, usual_budget
@@ -112,6 +114,13 @@ def test_any_missing_piece_leaves_a_page(gone: str, project: Project, tmp_path: 
     shutil.rmtree(target) if target.is_dir() else target.unlink()
     page = render_page(read_sources(tmp_path / "p", params))
     assert page.rstrip().endswith("</html>")
+
+
+def test_a_model_that_has_no_likelihood_leaves_a_file_without_rows(project: Project, tmp_path: Path) -> None:
+    root, params = project
+    shutil.copytree(root, tmp_path / "p")
+    save_file({"characters": np.zeros(0)}, tmp_path / "p/data/evaluations/dfm/likelihood.safetensors")
+    assert "could not be read" not in render_page(read_sources(tmp_path / "p", params))
 
 
 def test_a_damaged_file_is_named_on_the_page_without_a_crash(project: Project, tmp_path: Path) -> None:

@@ -220,7 +220,8 @@ def _read_tensors(file: Path, limit: int | None) -> dict[str, NDArray[Any]]:
         for name in sorted(archive.keys()):
             rows = archive.get_slice(name)
             size = rows.get_shape()[0] if rows.get_shape() else 0
-            found[name] = rows[:] if limit is None or size <= limit else rows[:limit]
+            # A slice of a tensor without rows is refused, so a whole one is not asked for by slices.
+            found[name] = archive.get_tensor(name) if limit is None or size <= limit else rows[:limit]
         return found
 
 
