@@ -110,11 +110,7 @@ class BlockTransformer(nn.Module):
 
     def empty_cache(self, batch: int) -> KeyValueCache:
         """Return the cache that `decode_block` starts from."""
-        first = self.trunk.blocks[0]
-        assert isinstance(first, Block)
-        heads, weight = first.attention.heads, self.embed.weight
-        empty = weight.new_zeros(batch, heads, 0, weight.shape[1] // heads)
-        return KeyValueCache([empty] * len(self.trunk.blocks), [empty] * len(self.trunk.blocks))
+        return self.trunk.empty_cache(batch)
 
     def decode_block(self, finished: Tensor, z: Tensor, cache: KeyValueCache) -> tuple[Tensor, KeyValueCache]:
         """Predict one noisy block, given the blocks that are finished.

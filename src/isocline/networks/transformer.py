@@ -120,6 +120,14 @@ class Transformer(nn.Module):
         shift, scale = self.modulation(c).unsqueeze(1).chunk(2, dim=-1)
         return torch.addcmul(shift, x, 1 + scale)
 
+    def empty_cache(self, batch: int) -> KeyValueCache:
+        """Return a cache that holds no token of ``batch`` sequences."""
+        first = self.blocks[0]
+        assert isinstance(first, Block)
+        heads = first.attention.heads
+        empty = self.positions.new_zeros(batch, heads, 0, self.positions.shape[-1] // heads)
+        return KeyValueCache([empty] * len(self.blocks), [empty] * len(self.blocks))
+
 
 class PatchTransformer(nn.Module):
     """A Transformer over image patches: a vector field on images.
@@ -233,10 +241,7 @@ class TokenTransformer(nn.Module):
         assert isinstance(first, Block)
         if not first.attention.causal or self.condition is not None:
             raise ValueError("a key-value cache needs causal = true and time_conditioned = false")
-        heads, weight = first.attention.heads, self.embed.weight
-        empty = weight.new_zeros(batch, heads, 0, weight.shape[1] // heads)
-        depth = len(self.trunk.blocks)
-        return KeyValueCache([empty] * depth, [empty] * depth)
+        return self.trunk.empty_cache(batch)
 
     def decode_step(self, token: Tensor, cache: KeyValueCache) -> tuple[Tensor, KeyValueCache]:
         """Feed one token ``(B,)``; return the logits ``(B, V)`` of the next position and the longer cache."""

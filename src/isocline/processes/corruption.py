@@ -18,7 +18,7 @@ from torch import Tensor
 
 from isocline.solvers.markov import draw_symbols
 
-__all__ = ["AbstractCorruption", "uniforms"]
+__all__ = ["AbstractCorruption", "AbstractMaskingCorruption", "uniforms"]
 
 
 def uniforms(shape: Sequence[int], generator: torch.Generator, device: torch.device | str = "cpu") -> Tensor:
@@ -152,3 +152,17 @@ class AbstractCorruption(ABC):
         likelihood = self.likelihood(torch.zeros_like(t), t, z).clamp_min(torch.finfo(torch.float64).tiny)
         probs = probs.double()
         return torch.where(probs > 0, probs / likelihood, 0.0)
+
+
+class AbstractMaskingCorruption(AbstractCorruption):
+    """A corruption that ends with every token masked."""
+
+    def stationary(self, device: torch.device | str = "cpu") -> Tensor:
+        """δ_mask."""
+        pi = torch.zeros(self.vocab_size, dtype=torch.float64, device=device)
+        pi[self.mask] = 1.0
+        return pi
+
+    def prior(self, shape: Sequence[int], generator: torch.Generator, device: torch.device | str = "cpu") -> Tensor:
+        """All positions masked; the generator is not used."""
+        return torch.full(tuple(shape), self.mask, dtype=torch.int64, device=device)

@@ -5,11 +5,10 @@ Source: "Generalized Interpolating Discrete Diffusion", von Rütte et al., 2025,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
+from isocline.processes.corruption import AbstractMaskingCorruption
 from isocline.processes.kernel import AbstractKernel, copy_visible, uniforms
 from isocline.processes.token_schedule import AbstractSurvival
 from isocline.shapes import expand_like
@@ -72,7 +71,7 @@ class HybridSurvival(AbstractSurvival):
         return 1.0 + slope / (1.0 + self.weight(t))
 
 
-class HybridKernel(AbstractKernel):
+class HybridKernel(AbstractMaskingCorruption, AbstractKernel):
     """q_t = ((1 − t) δ_x + t δ_mask + c_t u)/(1 + c_t), u uniform on the V − 1 real symbols.
 
     The law of the noise moves, so generators at different times do not commute: the transition is not the exponential
@@ -91,16 +90,6 @@ class HybridKernel(AbstractKernel):
 
     def __init__(self, vocab_size: int, uniform_share: float = 0.1, gamma: float = 1.0) -> None:
         super().__init__(vocab_size, HybridSurvival(uniform_share, gamma))
-
-    def stationary(self, device: torch.device | str = "cpu") -> Tensor:
-        """δ_mask."""
-        pi = torch.zeros(self.vocab_size, dtype=torch.float64, device=device)
-        pi[self.mask] = 1.0
-        return pi
-
-    def prior(self, shape: Sequence[int], generator: torch.Generator, device: torch.device | str = "cpu") -> Tensor:
-        """All positions masked; the generator is not used."""
-        return torch.full(tuple(shape), self.mask, dtype=torch.int64, device=device)
 
     def noise(self, t: Tensor) -> Tensor:
         """(t δ_mask + c u)/(1 + c)."""

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from isocline.processes.corruption import AbstractCorruption, uniforms
+from isocline.processes.corruption import AbstractCorruption, AbstractMaskingCorruption, uniforms
 from isocline.processes.token_schedule import AbstractSurvival
 from isocline.shapes import expand_like
 from isocline.solvers.markov import draw_symbols
@@ -139,18 +139,8 @@ def copy_visible(log_probs: Tensor, z: Tensor, masked: Tensor) -> Tensor:
     return log_probs.masked_fill(visible, -torch.inf).scatter(-1, z.unsqueeze(-1), certain)
 
 
-class AbsorbingKernel(AbstractFixedNoiseKernel):
+class AbsorbingKernel(AbstractMaskingCorruption, AbstractFixedNoiseKernel):
     """Tokens turn into the mask and stay there: q_t = a δ_x + (1 − a) δ_mask."""
-
-    def stationary(self, device: torch.device | str = "cpu") -> Tensor:
-        """δ_mask."""
-        pi = torch.zeros(self.vocab_size, dtype=torch.float64, device=device)
-        pi[self.mask] = 1.0
-        return pi
-
-    def prior(self, shape: Sequence[int], generator: torch.Generator, device: torch.device | str = "cpu") -> Tensor:
-        """All positions masked; the generator is not used."""
-        return torch.full(tuple(shape), self.mask, dtype=torch.int64, device=device)
 
     def undecided(self, z: Tensor) -> Tensor:
         """The masked positions."""

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-from typing import Any, Self
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from isocline.processes.denoiser import AbstractDenoiser
-from isocline.processes.gaussian import GaussianProcess
+from isocline.processes.denoiser import Denoiser
 from isocline.processes.onehot_path import OneHotGaussianPath
 from isocline.processes.prediction import AbstractPrediction, DataPrediction, convert
 
@@ -18,7 +15,7 @@ __all__ = ["OneHotDenoiser"]
 _DATA = DataPrediction()
 
 
-class OneHotDenoiser(AbstractDenoiser):
+class OneHotDenoiser(Denoiser):
     """x̂_0 = s p(·|x_t), the mean one-hot vector under the law of the token, and every other prediction by conversion.
 
     Args:
@@ -28,30 +25,12 @@ class OneHotDenoiser(AbstractDenoiser):
     """
 
     def __init__(self, network: nn.Module, path: OneHotGaussianPath) -> None:
-        self.network = network
+        super().__init__(network, path.gaussian)
         self.path = path
-        self._end: dict[str, Tensor] = {}
-
-    @property
-    def process(self) -> GaussianProcess:
-        """The path as a process on vectors."""
-        return self.path.gaussian
-
-    @property
-    def evaluations(self) -> int:
-        """One."""
-        return 1
-
-    def towards(self, s: Tensor | float) -> Self:
-        """Bind s if the network takes it; see the base class."""
-        if not getattr(self.network, "takes_end", False):
-            return self
-        other = copy.copy(self)
-        other._end = {"s": torch.as_tensor(s, dtype=torch.float64)}
-        return other
 
     def predict(self, t: Tensor, x: Tensor, cond: Any, to: AbstractPrediction) -> Tensor:
         """Call the network once and convert; see the base class."""
-        probs = self.path.log_probs(self.network, t, x, cond, **self._end).exp()
+        end = dict(zip(("s",), self._end, strict=False))
+        probs = self.path.log_probs(self.network, t, x, cond, **end).exp()
         data = (self.path.scale * probs).to(x.dtype)
         return data if to == _DATA else convert(data, x, self.process.schedule(t), _DATA, to)

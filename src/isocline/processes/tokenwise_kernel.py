@@ -5,20 +5,18 @@ Source: "Simplified and Generalized Masked Diffusion for Discrete Data", Shi et 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from isocline.processes.corruption import AbstractCorruption, uniforms
+from isocline.processes.corruption import AbstractMaskingCorruption, uniforms
 from isocline.processes.kernel import copy_visible
 from isocline.processes.learned_schedule import PolynomialTokenSurvival
 
 __all__ = ["TokenwiseAbsorbingKernel"]
 
 
-class TokenwiseAbsorbingKernel(AbstractCorruption):
+class TokenwiseAbsorbingKernel(AbstractMaskingCorruption):
     """q_t = a_x(t) δ_x + (1 − a_x(t)) δ_mask: the survival depends on the token that is hidden.
 
     A mask then says something about its token, and the bound depends on the schedules, which can be learned. Not of
@@ -37,14 +35,6 @@ class TokenwiseAbsorbingKernel(AbstractCorruption):
         self.schedule = PolynomialTokenSurvival(vocab_size) if schedule is None else schedule
         if self.schedule.vocab_size != vocab_size:
             raise ValueError(f"schedule.vocab_size = {self.schedule.vocab_size}: must be vocab_size = {vocab_size}")
-
-    def stationary(self, device: torch.device | str = "cpu") -> Tensor:
-        """δ_mask."""
-        return F.one_hot(torch.tensor(self.mask, device=device), self.vocab_size).double()
-
-    def prior(self, shape: Sequence[int], generator: torch.Generator, device: torch.device | str = "cpu") -> Tensor:
-        """All positions masked; the generator is not used."""
-        return torch.full(tuple(shape), self.mask, dtype=torch.int64, device=device)
 
     def undecided(self, z: Tensor) -> Tensor:
         """The masked positions."""

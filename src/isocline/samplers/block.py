@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from isocline.objectives.block_diffusion import block_length_of
 from isocline.processes.kernel import AbsorbingKernel
 from isocline.samplers.block_reader import BlockReader, CachedReader, FullReader
-from isocline.samplers.discrete import AbstractDiscreteSampler
+from isocline.samplers.discrete import AbstractDiscreteSampler, absorbing_kernel
 from isocline.samplers.first_hitting import FirstHittingSampler
 from isocline.samplers.prompt import Prompt
 from isocline.solvers.solution import Solution, Statistics, Status
@@ -74,8 +74,7 @@ class BlockSampler:
         """
         if nfe < 1:
             raise ValueError(f"nfe = {nfe}: a sampler needs at least one evaluation")
-        if not isinstance(process, AbsorbingKernel):
-            raise TypeError(f"process = {type(process).__name__}: sampling by blocks needs AbsorbingKernel")
+        absorbing_kernel(process, "sampling by blocks")
         given = Prompt.parse(prompt, shape, process.mask, generator.device)
         size = block_length_of(network)
         blocks = -(-shape[1] // size)

@@ -32,7 +32,9 @@ __all__ = [
     "AncestralSampler",
     "ConfidenceSampler",
     "TauLeapingSampler",
+    "absorbing_kernel",
     "required_kernel",
+    "revealing_steps",
 ]
 
 
@@ -48,6 +50,22 @@ def required_kernel(kernel: AbstractCorruption, what: str) -> AbstractKernel:
             "AncestralSampler or MarkovEulerSampler"
         )
     return kernel
+
+
+def absorbing_kernel(kernel: AbstractCorruption, what: str) -> AbsorbingKernel:
+    """The corruption, if it masks tokens that then stay masked.
+
+    Raises:
+        TypeError: if it does not.
+    """
+    if not isinstance(kernel, AbsorbingKernel):
+        raise TypeError(f"process = {type(kernel).__name__}: {what} needs AbsorbingKernel")
+    return kernel
+
+
+def revealing_steps(nfe: int, undecided: Tensor) -> int:
+    """Steps that reveal a position each at least: no more than are masked in any sequence, ``(B, L)``."""
+    return max(1, min(nfe, int(undecided.sum(-1).max())))
 
 
 class AbstractDiscreteSampler(ABC):
@@ -188,9 +206,8 @@ class ConfidenceSampler(AbstractDiscreteSampler):
 
     def stepper(self, kernel: AbstractCorruption) -> AbstractStepper:
         """The unmasking step; absorbing kernels only."""
-        if not isinstance(kernel, AbsorbingKernel):
-            raise TypeError(f"process = {type(kernel).__name__}: unmasking in an order needs AbsorbingKernel")
-        return UnmaskingStepper(kernel, self.order, self.pace, self.sharpening)
+        masked = absorbing_kernel(kernel, "unmasking in an order")
+        return UnmaskingStepper(masked, self.order, self.pace, self.sharpening)
 
     def law(self, network: nn.Module, kernel: AbstractCorruption) -> VectorField:
         """The law as it is: certainty is judged on it, candidates are drawn from the sharpened one."""
@@ -198,4 +215,4 @@ class ConfidenceSampler(AbstractDiscreteSampler):
 
     def steps(self, nfe: int, undecided: Tensor) -> int:
         """No more steps than masked positions: further ones would decide nothing."""
-        return max(1, min(nfe, int(undecided.sum(-1).max())))
+        return revealing_steps(nfe, undecided)

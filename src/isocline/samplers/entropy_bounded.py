@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from isocline.processes.corruption import AbstractCorruption
 from isocline.processes.kernel import AbsorbingKernel
-from isocline.samplers.discrete import AbstractDiscreteSampler
+from isocline.samplers.discrete import AbstractDiscreteSampler, absorbing_kernel, revealing_steps
 from isocline.samplers.order import AbstractOrder, LeastEntropy
 from isocline.samplers.token_law import Sharpening, TokenLaw
 from isocline.samplers.token_rows import law_of_rows
@@ -114,9 +114,8 @@ class EntropyBoundedSampler(AbstractDiscreteSampler):
 
     def stepper(self, kernel: AbstractCorruption) -> AbstractStepper:
         """The entropy-bounded step; absorbing kernels only."""
-        if not isinstance(kernel, AbsorbingKernel):
-            raise TypeError(f"process = {type(kernel).__name__}: entropy-bounded unmasking needs AbsorbingKernel")
-        return EntropyBoundedStepper(kernel, self.budget, self.order, self.sharpening)
+        masked = absorbing_kernel(kernel, "entropy-bounded unmasking")
+        return EntropyBoundedStepper(masked, self.budget, self.order, self.sharpening)
 
     def law(self, network: nn.Module, kernel: AbstractCorruption) -> VectorField:
         """The law as it is: entropies are judged on it, tokens are drawn from the sharpened one."""
@@ -124,4 +123,4 @@ class EntropyBoundedSampler(AbstractDiscreteSampler):
 
     def steps(self, nfe: int, undecided: Tensor) -> int:
         """No more steps than masked positions: every step reveals one at least."""
-        return max(1, min(nfe, int(undecided.sum(-1).max())))
+        return revealing_steps(nfe, undecided)

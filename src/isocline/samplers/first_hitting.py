@@ -10,7 +10,7 @@ from torch import Tensor
 
 from isocline.processes.corruption import AbstractCorruption, uniforms
 from isocline.processes.kernel import AbsorbingKernel
-from isocline.samplers.discrete import AbstractDiscreteSampler
+from isocline.samplers.discrete import AbstractDiscreteSampler, absorbing_kernel, revealing_steps
 from isocline.samplers.token_rows import law_at
 from isocline.samplers.token_steppers import keep_first
 from isocline.solvers.markov import draw_symbols, markov_problem
@@ -79,10 +79,8 @@ class FirstHittingSampler(AbstractDiscreteSampler):
 
     def stepper(self, kernel: AbstractCorruption) -> AbstractStepper:
         """The first-hitting step; absorbing kernels only."""
-        if not isinstance(kernel, AbsorbingKernel):
-            raise TypeError(f"process = {type(kernel).__name__}: first-hitting sampling needs AbsorbingKernel")
-        return FirstHittingStepper(kernel)
+        return FirstHittingStepper(absorbing_kernel(kernel, "first-hitting sampling"))
 
     def steps(self, nfe: int, undecided: Tensor) -> int:
         """No more steps than masked positions: further ones would reveal nothing."""
-        return max(1, min(nfe, int(undecided.sum(-1).max())))
+        return revealing_steps(nfe, undecided)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from isocline.processes.corruption import AbstractCorruption
 from isocline.processes.kernel import AbsorbingKernel
-from isocline.samplers.discrete import AbstractDiscreteSampler
+from isocline.samplers.discrete import AbstractDiscreteSampler, absorbing_kernel
 from isocline.samplers.token_law import Sharpening, TokenLaw
 from isocline.samplers.token_rows import law_of_rows
 from isocline.samplers.token_steppers import keep_first
@@ -91,9 +91,7 @@ class MaskPredictSampler(AbstractDiscreteSampler):
 
     def stepper(self, kernel: AbstractCorruption) -> AbstractStepper:
         """The mask-predict round; absorbing kernels only."""
-        if not isinstance(kernel, AbsorbingKernel):
-            raise TypeError(f"process = {type(kernel).__name__}: mask-predict needs AbsorbingKernel")
-        return MaskPredictStepper(kernel, self.sharpening)
+        return MaskPredictStepper(absorbing_kernel(kernel, "mask-predict"), self.sharpening)
 
     def law(self, network: nn.Module, kernel: AbstractCorruption) -> VectorField:
         """The law as it is: certainty is read from it, tokens are drawn from the sharpened one."""

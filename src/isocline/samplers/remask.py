@@ -10,7 +10,7 @@ from torch import Tensor
 
 from isocline.processes.corruption import AbstractCorruption, uniforms
 from isocline.processes.kernel import AbsorbingKernel
-from isocline.samplers.discrete import AbstractDiscreteSampler
+from isocline.samplers.discrete import AbstractDiscreteSampler, absorbing_kernel
 from isocline.samplers.remasking import AbstractRemasking, RescaledRemasking
 from isocline.samplers.token_rows import law_at
 from isocline.solvers.markov import draw_symbols, markov_problem
@@ -80,6 +80,4 @@ class RemaskSampler(AbstractDiscreteSampler):
 
     def stepper(self, kernel: AbstractCorruption) -> AbstractStepper:
         """The remasking step; absorbing kernels only."""
-        if not isinstance(kernel, AbsorbingKernel):
-            raise TypeError(f"process = {type(kernel).__name__}: remasking needs AbsorbingKernel")
-        return RemaskStepper(kernel, self.remasking)
+        return RemaskStepper(absorbing_kernel(kernel, "remasking"), self.remasking)

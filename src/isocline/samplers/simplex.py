@@ -154,8 +154,6 @@ class SimplexSampler:
         law = _TokenLaw(network, process, self.sharpening, given, cond)
         flow = ODEProblem(law.velocity, start, 1.0, 0.0)
         driver = _FlowStepper(stepper, flow, law, process, self.last, generator, stepper.init_nfe)
-        solution = solve(
-            ODEProblem(law.velocity, start, 1.0, 0.0), driver, ConstantSteps(steps + 1), SaveAt(steps=save_steps)
-        )
+        solution = solve(flow, driver, ConstantSteps(steps + 1), SaveAt(steps=save_steps))
         states = [given.impose(state.argmax(-1)) for state in solution.ys[:-1]]
         return replace(solution, ys=torch.stack([*states, solution.final.argmax(-1)]))
