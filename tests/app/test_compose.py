@@ -146,6 +146,11 @@ def test_what_cannot_be_run_is_refused_in_one_line_that_names_the_key(defaults, 
     ("override", "parts"),
     [
         ("models.flow.trainer.precision=bf17", ["models.flow.trainer", "precision", "bf17", "bf16-mixed"]),
+        ("models.flow.objective.times=0.5", ["models.flow.objective.times", "expected", "AbstractTimes", "0.5"]),
+        (
+            "+models.masked.objective.times=early",
+            ["models.masked.objective.times", "expected", "AbstractTimes", "early"],
+        ),
         ("students.sdtt.trainer.precision=bf17", ["students.sdtt.trainer", "precision", "bf17", "32-true"]),
         ("models.flow.trainer.accelerator=tpux", ["models.flow.trainer.accelerator", "tpux", "auto"]),
         ("models.flow.optimizer.lr=.inf", ["models.flow.optimizer.lr", ".inf", "finite", "0.001"]),

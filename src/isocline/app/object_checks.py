@@ -122,7 +122,8 @@ def _fits(value: Any, hint: Any) -> bool:
         elements = {argument for argument in arguments if argument is not Ellipsis}
         fits = len(elements) != 1 or all(_fits(item, next(iter(elements))) for item in value)
     else:
-        ours = isinstance(hint, type) and hint.__module__.startswith(("isocline", "torch"))
+        kind = origin or hint
+        ours = isinstance(kind, type) and kind.__module__.startswith(("isocline", "torch"))
         fits = value is not None and origin not in (list, tuple) and not ours
     return fits
 

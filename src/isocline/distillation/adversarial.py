@@ -61,7 +61,7 @@ class Adversarial(Distiller):
         warmup: int = 0,
         r1: float = 0.0,
         loss: AbstractAdversarialLoss | None = None,
-        times: AbstractTimes | None = None,
+        times: AbstractTimes[GaussianProcess] | None = None,
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None = None,
         hidden: int = 64,
     ) -> None:

@@ -13,7 +13,7 @@ from isocline.distillation.divergence import AbstractDivergence, ReverseKL
 from isocline.distillation.promotion import PromotingDistiller
 from isocline.distillation.target_network import AveragedTarget
 from isocline.objectives.base import Loss
-from isocline.objectives.time_sampling import AbstractTimes, StratifiedTimes
+from isocline.objectives.time_sampling import AbstractTimes, StratifiedTimes, TimeRange
 from isocline.processes.kernel import AbstractKernel, UniformKernel
 from isocline.processes.token_trajectory import draw_trajectory
 
@@ -62,7 +62,7 @@ class DiscreteConsistencyDistillation(PromotingDistiller):
         round_length: int | None = None,
         divergence: AbstractDivergence | None = None,
         average: AveragedTarget | None = None,
-        times: AbstractTimes | None = None,
+        times: AbstractTimes[TimeRange] | None = None,
     ) -> None:
         super().__init__(teacher, teacher_steps, rounds, round_length)
         if not isinstance(process, UniformKernel):
@@ -78,7 +78,7 @@ class DiscreteConsistencyDistillation(PromotingDistiller):
     def forward(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> Loss:
         """One pair of times and one noise per sequence of ``batch.x0`` ``(B, L)``."""
         x0, gap = batch.x0, 1.0 / self.current_steps
-        t = self.times(len(x0), self.process, generator)  # type: ignore[arg-type]  # reads t_min and t_max alone
+        t = self.times(len(x0), self.process, generator)
         s = torch.maximum(t - gap, t.clamp_max(_EARLIEST))
         trajectory = draw_trajectory(self.process, x0, generator)
         later, earlier = trajectory.at(t), trajectory.at(s)

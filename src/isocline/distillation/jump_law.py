@@ -71,7 +71,7 @@ class SortedJumps(AbstractJumpLaw):
         still: share of the jumps of no length.
     """
 
-    def __init__(self, times: AbstractTimes | None = None, still: float = 0.75) -> None:
+    def __init__(self, times: AbstractTimes[GaussianProcess] | None = None, still: float = 0.75) -> None:
         super().__init__(still)
         self.times = LogitNormalTimes(-0.4, 1.0) if times is None else times
 

@@ -34,7 +34,7 @@ class Reflow(Distiller):
         self,
         process: GaussianProcess,
         teacher: nn.Module,
-        times: AbstractTimes | None = None,
+        times: AbstractTimes[GaussianProcess] | None = None,
         weighting: AbstractWeighting | None = None,
     ) -> None:
         super().__init__(teacher)

@@ -59,7 +59,7 @@ class ContinuousConsistency(ConsistencyDistiller):
         teacher: nn.Module,
         sigma_data: float = 0.5,
         direction: AbstractDirection | None = None,
-        times: AbstractTimes | None = None,
+        times: AbstractTimes[GaussianProcess] | None = None,
         warmup: int = 1000,
         offset: float = 0.1,
     ) -> None:

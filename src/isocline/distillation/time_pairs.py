@@ -116,7 +116,7 @@ class ShrinkingPairs(AbstractTimePairs):
         q: float = 2.0,
         k: float = 8.0,
         b: float = 1.0,
-        times: AbstractTimes | None = None,
+        times: AbstractTimes[GaussianProcess] | None = None,
         variable: AbstractVariable | None = None,
     ) -> None:
         if not (steps >= 1 and stages >= 1 and q > 1 and k >= 0):

@@ -14,7 +14,7 @@ from isocline.datasets.batch import Batch
 from isocline.objectives.base import Loss, Objective
 from isocline.objectives.masked import mask_exactly
 from isocline.objectives.sequence_likelihood import LikelihoodEstimate, stratified_uniforms, token_log_probs
-from isocline.objectives.time_sampling import AbstractTimes, StratifiedTimes
+from isocline.objectives.time_sampling import AbstractTimes, StratifiedTimes, TimeRange
 from isocline.processes.kernel import AbsorbingKernel, AbstractKernel
 
 __all__ = ["BlockDiffusion", "block_length_of"]
@@ -55,7 +55,7 @@ class BlockDiffusion(Objective):
     """
 
     def __init__(
-        self, process: AbstractKernel, times: AbstractTimes | None = None, context_weight: float = 0.0
+        self, process: AbstractKernel, times: AbstractTimes[TimeRange] | None = None, context_weight: float = 0.0
     ) -> None:
         super().__init__()
         if not isinstance(process, AbsorbingKernel):
@@ -71,7 +71,7 @@ class BlockDiffusion(Objective):
         x0 = batch.x0
         length = _block_length(network, x0)
         rows = x0.reshape(-1, length)
-        share = self.times(len(rows), self.process, generator)  # type: ignore[arg-type]  # reads t_min and t_max alone
+        share = self.times(len(rows), self.process, generator)
         # Lattices are in order: undealt, a block's place would tell its number of masks.
         order = torch.rand(len(rows), generator=generator, device=generator.device, dtype=torch.float64).argsort()
         count = _count(share[order].to(x0.device), length)

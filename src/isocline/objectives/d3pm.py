@@ -12,7 +12,7 @@ from isocline.objectives.base import Loss, Objective
 from isocline.objectives.corrupted_laws import corrupted_laws
 from isocline.objectives.end_terms import prior_divergence
 from isocline.objectives.sequence_likelihood import LikelihoodEstimate, stratified_uniforms, token_log_probs
-from isocline.objectives.time_sampling import AbstractTimes, StratifiedTimes
+from isocline.objectives.time_sampling import AbstractTimes, StratifiedTimes, TimeRange
 from isocline.processes.corruption import AbstractCorruption
 from isocline.processes.kernel import AbstractKernel
 from isocline.processes.leave_one_out import leave_one_out_log_probs, noise_of
@@ -97,7 +97,7 @@ class DiscreteTimeDiffusion(Objective):
         process: AbstractCorruption,
         steps: int = 1000,
         cross_entropy: float = 0.0,
-        times: AbstractTimes | None = None,
+        times: AbstractTimes[TimeRange] | None = None,
     ) -> None:
         super().__init__()
         if steps < 1:
@@ -134,7 +134,7 @@ class DiscreteTimeDiffusion(Objective):
     def forward(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> Loss:
         """One draw of the step and of z per sequence of ``batch.x0`` ``(B, L)``, the constant KL(q_1 ‖ prior) apart."""
         x0 = batch.x0
-        step = self._step(self.times(x0.shape[0], self.process, generator))  # type: ignore[arg-type]  # reads the range alone
+        step = self._step(self.times(x0.shape[0], self.process, generator))
         z = self.process.sample(x0, step / self.steps, generator)
         costs = self.step_costs(network, x0, z, step, batch.cond)
         bound, surprise = self.steps * costs.divergence.mean(), costs.surprise.mean()

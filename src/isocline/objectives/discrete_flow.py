@@ -15,7 +15,7 @@ from isocline.objectives.end_terms import prior_divergence, reconstruction
 from isocline.objectives.gidd import interpolating_divergence
 from isocline.objectives.reverse_rate_bound import reverse_rates
 from isocline.objectives.sequence_likelihood import LikelihoodEstimate, stratified_uniforms, token_log_probs
-from isocline.objectives.time_sampling import AbstractTimes, StratifiedTimes
+from isocline.objectives.time_sampling import AbstractTimes, StratifiedTimes, TimeRange
 from isocline.processes.kernel import AbstractFixedNoiseKernel, AbstractKernel
 
 __all__ = ["DiscreteFlowMatching", "generalised_kl"]
@@ -57,7 +57,7 @@ class DiscreteFlowMatching(Objective):
     def __init__(
         self,
         process: AbstractKernel,
-        times: AbstractTimes | None = None,
+        times: AbstractTimes[TimeRange] | None = None,
         decision_time: float = 0.01,
     ) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class DiscreteFlowMatching(Objective):
     def forward(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> Loss:
         """One draw of t and z per sequence of ``batch.x0`` ``(B, L)``."""
         x0 = batch.x0
-        t = self.times(x0.shape[0], self.process, generator)  # type: ignore[arg-type]  # reads t_min and t_max alone
+        t = self.times(x0.shape[0], self.process, generator)
         z = self.process.sample(x0, t, generator)
         log_probs = self.process.clean_log_probs(network(t, z, batch.cond), z)
         total = -token_log_probs(log_probs, x0).mean()

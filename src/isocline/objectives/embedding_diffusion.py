@@ -20,6 +20,7 @@ from isocline.objectives.given_positions import GivenPositions
 from isocline.objectives.sequence_likelihood import LikelihoodEstimate, token_log_probs
 from isocline.objectives.time_sampling import AbstractTimes, StratifiedTimes
 from isocline.processes.embedding import EmbeddingProcess, ask, expected_embedding
+from isocline.processes.gaussian import GaussianProcess
 
 __all__ = ["EmbeddingDiffusion"]
 
@@ -50,7 +51,7 @@ class EmbeddingDiffusion(Objective):
         self,
         process: EmbeddingProcess,
         terms: Mapping[str, AbstractEmbeddingTerm] | None = None,
-        times: AbstractTimes | None = None,
+        times: AbstractTimes[GaussianProcess] | None = None,
         self_conditioning: float = 0.5,
         given: GivenPositions | None = None,
         bound_times: AbstractBoundTimes | None = None,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from isocline.datasets.batch import Batch
 from isocline.objectives.base import Loss
 from isocline.objectives.masked import MaskedDiffusion
-from isocline.objectives.time_sampling import AbstractTimes
+from isocline.objectives.time_sampling import AbstractTimes, TimeRange
 from isocline.processes.kernel import AbstractKernel
 from isocline.processes.learned_schedule import MonotoneSurvival
 
@@ -52,7 +52,7 @@ class LearnedScheduleDiffusion(MaskedDiffusion):
         TypeError: if the kernel is not absorbing or its schedule is not learned.
     """
 
-    def __init__(self, process: AbstractKernel, times: AbstractTimes | None = None) -> None:
+    def __init__(self, process: AbstractKernel, times: AbstractTimes[TimeRange] | None = None) -> None:
         super().__init__(process, times)
         if not isinstance(process.schedule, MonotoneSurvival):
             raise TypeError(
@@ -63,7 +63,7 @@ class LearnedScheduleDiffusion(MaskedDiffusion):
 
     def forward(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> Loss:
         """One draw of t and z per sequence of ``batch.x0`` ``(B, L)``; its value is the bound's."""
-        t = self.times(batch.x0.shape[0], self.process, generator)  # type: ignore[arg-type]  # reads t_min and t_max
+        t = self.times(batch.x0.shape[0], self.process, generator)
         loss, nats = self.loss(network, batch, t, generator)
         moment = log_second_moment(self.schedule, t, nats)
         # The two parts share no parameter: one adds its gradient, not its value.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from isocline.datasets.batch import Batch
 from isocline.objectives.base import Loss, Objective
 from isocline.objectives.sequence_likelihood import LikelihoodEstimate, stratified_uniforms, token_log_probs
-from isocline.objectives.time_sampling import AbstractTimes, StratifiedTimes
+from isocline.objectives.time_sampling import AbstractTimes, StratifiedTimes, TimeRange
 from isocline.processes.kernel import AbsorbingKernel, AbstractKernel
 
 __all__ = ["MaskedDiffusion", "mask_exactly"]
@@ -39,7 +39,7 @@ class MaskedDiffusion(Objective):
         TypeError: if the kernel is not absorbing.
     """
 
-    def __init__(self, process: AbstractKernel, times: AbstractTimes | None = None) -> None:
+    def __init__(self, process: AbstractKernel, times: AbstractTimes[TimeRange] | None = None) -> None:
         super().__init__()
         if not isinstance(process, AbsorbingKernel):
             raise TypeError(f"process = {type(process).__name__}: masked diffusion needs AbsorbingKernel")
@@ -53,7 +53,7 @@ class MaskedDiffusion(Objective):
 
     def forward(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> Loss:
         """One draw of t and z per sequence of ``batch.x0`` ``(B, L)``."""
-        t = self.times(batch.x0.shape[0], self.process, generator)  # type: ignore[arg-type]  # reads t_min and t_max
+        t = self.times(batch.x0.shape[0], self.process, generator)
         return self.loss(network, batch, t, generator)[0]
 
     def loss(self, network: nn.Module, batch: Batch, t: Tensor, generator: torch.Generator) -> tuple[Loss, Tensor]:

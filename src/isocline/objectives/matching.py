@@ -41,7 +41,7 @@ class DenoisingMatching(Objective):
         self,
         process: GaussianProcess,
         weighting: AbstractWeighting | None = None,
-        times: AbstractTimes | None = None,
+        times: AbstractTimes[GaussianProcess] | None = None,
         coupling: AbstractCoupling | None = None,
         label_dropout: float = 0.1,
     ) -> None:

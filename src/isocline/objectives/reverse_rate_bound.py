@@ -18,7 +18,7 @@ from isocline.objectives.base import Loss, Objective
 from isocline.objectives.corrupted_laws import CorruptedLaws, corrupted_laws
 from isocline.objectives.end_terms import prior_divergence, reconstruction
 from isocline.objectives.sequence_likelihood import LikelihoodEstimate, stratified_uniforms
-from isocline.objectives.time_sampling import AbstractTimes, StratifiedTimes
+from isocline.objectives.time_sampling import AbstractTimes, StratifiedTimes, TimeRange
 from isocline.processes.kernel import AbstractKernel
 from isocline.processes.leave_one_out import leave_one_out_log_probs, noise_of
 from isocline.shapes import expand_like
@@ -74,7 +74,9 @@ class ReverseRateBound(Objective):
         ValueError: if ``start`` is not in [0, 1).
     """
 
-    def __init__(self, process: AbstractKernel, times: AbstractTimes | None = None, start: float = 0.0) -> None:
+    def __init__(
+        self, process: AbstractKernel, times: AbstractTimes[TimeRange] | None = None, start: float = 0.0
+    ) -> None:
         super().__init__()
         if not isinstance(process, AbstractKernel):
             raise TypeError(f"process = {type(process).__name__}: needs a kernel of survival and noise, AbstractKernel")
@@ -91,7 +93,7 @@ class ReverseRateBound(Objective):
     def forward(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> Loss:
         """One draw of t and z per sequence of ``batch.x0`` ``(B, L)``."""
         x0 = batch.x0
-        t = self.times(x0.shape[0], self.process, generator)  # type: ignore[arg-type]  # reads t_min and t_max alone
+        t = self.times(x0.shape[0], self.process, generator)
         t = t.clamp(_EDGE, 1.0 - _EDGE)
         z = self.process.sample(x0, t, generator)
         total = self.divergence(reverse_rates(self.process, network(t, z, batch.cond), x0, z, t)).mean()

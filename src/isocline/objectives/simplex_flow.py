@@ -13,7 +13,7 @@ from isocline.datasets.batch import Batch
 from isocline.objectives.base import Loss, Objective
 from isocline.objectives.gaussian_bound import AbstractBoundTimes, LogNoiseShareTimes, gaussian_bound
 from isocline.objectives.sequence_likelihood import LikelihoodEstimate, token_log_probs
-from isocline.objectives.time_sampling import AbstractTimes, StratifiedTimes
+from isocline.objectives.time_sampling import AbstractTimes, StratifiedTimes, TimeRange
 from isocline.processes.kernel import uniforms
 from isocline.processes.onehot_path import OneHotGaussianPath
 from isocline.processes.token_path import AbstractTokenPath
@@ -46,7 +46,7 @@ class SimplexFlow(Objective):
     def __init__(
         self,
         process: AbstractTokenPath,
-        times: AbstractTimes | None = None,
+        times: AbstractTimes[TimeRange] | None = None,
         self_conditioning: float = 0.5,
         prompted: float = 0.1,
     ) -> None:
@@ -62,7 +62,7 @@ class SimplexFlow(Objective):
     def forward(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> Loss:
         """One draw of t and x per sequence of ``batch.x0`` ``(B, L)``."""
         tokens = batch.x0
-        t = self.times(len(tokens), self.process, generator)  # type: ignore[arg-type]  # reads t_min and t_max alone
+        t = self.times(len(tokens), self.process, generator)
         x = self.process.sample(tokens, t, generator)
         known = self._known(tokens, generator)
         given: dict[str, Tensor] = {}
@@ -106,7 +106,7 @@ class OneHotGaussianFlow(SimplexFlow):
     def __init__(
         self,
         process: OneHotGaussianPath,
-        times: AbstractTimes | None = None,
+        times: AbstractTimes[TimeRange] | None = None,
         self_conditioning: float = 0.5,
         prompted: float = 0.1,
         bound_times: AbstractBoundTimes | None = None,

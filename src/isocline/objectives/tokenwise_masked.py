@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from isocline.datasets.batch import Batch
 from isocline.objectives.base import Loss, Objective
 from isocline.objectives.sequence_likelihood import LikelihoodEstimate, stratified_uniforms, token_log_probs
-from isocline.objectives.time_sampling import AbstractTimes, StratifiedTimes
+from isocline.objectives.time_sampling import AbstractTimes, StratifiedTimes, TimeRange
 from isocline.processes.corruption import AbstractCorruption
 from isocline.processes.tokenwise_kernel import TokenwiseAbsorbingKernel
 
@@ -35,7 +35,7 @@ class TokenwiseMaskedDiffusion(Objective):
         TypeError: if the kernel has no schedule per token.
     """
 
-    def __init__(self, process: AbstractCorruption, times: AbstractTimes | None = None) -> None:
+    def __init__(self, process: AbstractCorruption, times: AbstractTimes[TimeRange] | None = None) -> None:
         super().__init__()
         if not isinstance(process, TokenwiseAbsorbingKernel):
             raise TypeError(f"process = {type(process).__name__}: a schedule per token needs TokenwiseAbsorbingKernel")
@@ -56,7 +56,7 @@ class TokenwiseMaskedDiffusion(Objective):
         """One draw of t and two of z per sequence of ``batch.x0`` ``(B, L)``; two evaluations of the network."""
         x0, length = batch.x0, batch.x0.shape[1]
         # At t = 0 rates are infinite, though nothing is masked there.
-        t = self.times(x0.shape[0], self.process, generator).clamp_min(1e-9)  # type: ignore[arg-type]
+        t = self.times(x0.shape[0], self.process, generator).clamp_min(1e-9)
         first, second = (self.process.sample(x0, t, generator) for _ in range(2))
         one, other = (self.divergence(network, x0, z, t, batch.cond) for z in (first, second))
         score = self.process.log_law(x0, first, t) - self.process.log_law(x0, second, t)

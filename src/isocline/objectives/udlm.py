@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from isocline.objectives.reverse_rate_bound import ReverseRateBound, ReverseRates
-from isocline.objectives.time_sampling import AbstractTimes
+from isocline.objectives.time_sampling import AbstractTimes, TimeRange
 from isocline.processes.kernel import AbstractKernel, UniformKernel
 
 __all__ = ["UniformDiffusion"]
@@ -29,7 +29,9 @@ class UniformDiffusion(ReverseRateBound):
         ValueError: from `ReverseRateBound`.
     """
 
-    def __init__(self, process: AbstractKernel, times: AbstractTimes | None = None, start: float = 0.0) -> None:
+    def __init__(
+        self, process: AbstractKernel, times: AbstractTimes[TimeRange] | None = None, start: float = 0.0
+    ) -> None:
         if not isinstance(process, UniformKernel):
             raise TypeError(f"process = {type(process).__name__}: UDLM needs UniformKernel; gidd takes any kernel")
         super().__init__(process, times, start)
