@@ -27,11 +27,15 @@ from isocline.report import (
     students,
     tables,
 )
+from isocline.report.chapter import Chapter, ChapterOf
 from isocline.report.figures import count, number, slope_field
 from isocline.report.sources import Model, Sources, TextStep, read_sources
 
 MASKS = ("[MASK]", "<mask>", "\u2592", "\u2588")
 """How an undecided token may be written, when texts.json does not say (`mask`)."""
+
+CHAPTERS: tuple[ChapterOf, ...] = ()
+"""The chapters that studies fill, in the order of the page."""
 
 
 @dataclass(frozen=True)
@@ -312,6 +316,11 @@ def _densities(sources: Sources, colours: Mapping[str, int]) -> dict[str, Any]:
     }
 
 
+def _chapters(sources: Sources) -> list[Chapter]:
+    found = (chapter(sources) for chapter in CHAPTERS)
+    return [chapter for chapter in found if chapter is not None]
+
+
 def render_page(sources: Sources) -> str:
     """Render the report as one HTML document that needs no other file and no network.
 
@@ -338,6 +347,7 @@ def render_page(sources: Sources) -> str:
             densities=_densities(sources, colours),
             students=groups,
             solvers=solvers.solver_studies(sources.studies),
+            chapters=_chapters(sources),
             training=charts.training_charts(sources.models, colours),
             cards={kind: facts(card) for kind, card in sources.cards.items()},
             judges={kind: facts(card) for kind, card in sources.judges.items()},

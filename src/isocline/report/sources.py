@@ -6,19 +6,17 @@ read, so that a report of half a pipeline is still a report. Nothing in this pac
 
 from __future__ import annotations
 
-import csv
-import json
 import math
-import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
-from safetensors import safe_open
+
+from isocline.report.reader import Reader
+from isocline.report.study import Study, read_studies
 
 Bytes = NDArray[np.uint8]
 """An array of 8-bit pixels."""
@@ -139,6 +137,11 @@ class Sources:
     points: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     point_cards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     studies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    chapters: Mapping[str, Mapping[str, Study]] = field(default_factory=dict)
+
+    def found(self, kind: str) -> Mapping[str, Study]:
+        """The studies of a kind (a key of `isocline.report.study.KINDS`) that params.yaml names, by name."""
+        return self.chapters.get(kind, {})
 
     def of(self, modality: str) -> tuple[Model, ...]:
         """The models of one modality, teachers before their students."""
@@ -157,80 +160,10 @@ class Sources:
         return tuple(chain)
 
 
-class _Reader:
-    """Reads files below a root; what cannot be read is noted by its relative path."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.problems: list[str] = []
-
-    def _attempt(self, path: str, read: Any, empty: Any) -> Any:
-        file = self.root / path
-        if not file.is_file():
-            return empty
-        try:
-            return read(file)
-        except Exception as error:  # any parser's error becomes a visible note on the page
-            self.problems.append(f"{path} could not be read ({type(error).__name__})")
-            return empty
-
-    def json(self, path: str) -> dict[str, Any]:
-        value = self._attempt(path, lambda file: json.loads(file.read_text("utf-8")), {})
-        return value if isinstance(value, dict) else {}
-
-    def yaml(self, path: str) -> dict[str, Any]:
-        value = self._attempt(path, lambda file: yaml.safe_load(file.read_text("utf-8")), {})
-        return value if isinstance(value, dict) else {}
-
-    def columns(self, path: str) -> dict[str, tuple[float, ...]]:
-        """A CSV as columns of floats; columns with a cell that is no number are left out."""
-        return dict(self._attempt(path, _read_columns, {}))
-
-    def tensors(self, path: str, limit: int | None = None) -> dict[str, NDArray[Any]]:
-        return dict(self._attempt(path, lambda file: _read_tensors(file, limit), {}))
-
-    def parameter_count(self, path: str) -> int | None:
-        count = self._attempt(path, _count_parameters, None)
-        return int(count) if count is not None else None
-
-
 def _finite(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)
-
-
-def _read_columns(file: Path) -> dict[str, tuple[float, ...]]:
-    with file.open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    columns: dict[str, tuple[float, ...]] = {}
-    for name in rows[0] if rows else ():
-        cells = [row.get(name) for row in rows]
-        try:
-            columns[name] = tuple(float(cell) if cell else math.nan for cell in cells)
-        except ValueError:
-            continue
-    return columns
-
-
-def _read_tensors(file: Path, limit: int | None) -> dict[str, NDArray[Any]]:
-    """All tensors of a safetensors file, of each at most `limit` leading rows."""
-    with safe_open(str(file), framework="numpy") as archive:  # type: ignore[no-untyped-call]
-        found = {}
-        for name in sorted(archive.keys()):
-            rows = archive.get_slice(name)
-            size = rows.get_shape()[0] if rows.get_shape() else 0
-            # A slice of a tensor without rows is refused, so a whole one is not asked for by slices.
-            found[name] = archive.get_tensor(name) if limit is None or size <= limit else rows[:limit]
-        return found
-
-
-def _count_parameters(file: Path) -> int:
-    """Number of weights in a safetensors file, from its header alone (8-byte length, then JSON)."""
-    with file.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        header = json.loads(stream.read(min(length, 1 << 26)))
-    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
 
 
 def _text_samples(raw: Any) -> dict[int, tuple[str, ...]]:
@@ -292,7 +225,7 @@ def _modality(params: Mapping[str, Any], settings: Mapping[str, Any], teacher: s
 
 
 def _read_model(
-    reader: _Reader, params: Mapping[str, Any], name: str, teacher: str | None, settings: Mapping[str, Any]
+    reader: Reader, params: Mapping[str, Any], name: str, teacher: str | None, settings: Mapping[str, Any]
 ) -> tuple[Model, str | None]:
     folder = f"data/evaluations/{name}"
     texts = reader.json(f"{folder}/texts.json")
@@ -316,7 +249,7 @@ def _read_model(
     return model, mask if isinstance(mask, str) and mask else None
 
 
-def _density(reader: _Reader, name: str, settings: Mapping[str, Any]) -> Model:
+def _density(reader: Reader, name: str, settings: Mapping[str, Any]) -> Model:
     return Model(
         name=name,
         modality="points",
@@ -328,7 +261,7 @@ def _density(reader: _Reader, name: str, settings: Mapping[str, Any]) -> Model:
     )
 
 
-def _points(reader: _Reader, sets: Iterable[str]) -> dict[str, NDArray[Any]]:
+def _points(reader: Reader, sets: Iterable[str]) -> dict[str, NDArray[Any]]:
     found = {name: reader.tensors(f"data/points/{name}/test.safetensors").get("points") for name in sets}
     return {name: points for name, points in found.items() if points is not None and points.ndim == 2}
 
@@ -343,7 +276,7 @@ def read_sources(root: Path, params: Mapping[str, Any]) -> Sources:
     Returns:
         Sources; what is missing is empty, what is unreadable is named in `problems`.
     """
-    reader = _Reader(root)
+    reader = Reader(root)
     read = [_read_model(reader, params, *found) for found in _declared(params)]
     real = reader.tensors("data/images/test.safetensors", limit=256).get("images")
     declared = params.get("densities") or {}
@@ -353,6 +286,7 @@ def read_sources(root: Path, params: Mapping[str, Any]) -> Sources:
     points = _points(reader, sets)
     studied = (params.get("matrix") or {}).get("solvers") or {}
     studies = {name: reader.json(f"metrics/solvers-{name}.json") for name in studied}
+    chapters = read_studies(reader, params)
     return Sources(
         params=params,
         models=tuple(model for model, _ in read),
@@ -367,4 +301,5 @@ def read_sources(root: Path, params: Mapping[str, Any]) -> Sources:
         points=points,
         point_cards={name: reader.json(f"data/points/{name}/card.json") for name in sets},
         studies=studies,
+        chapters=chapters,
     )

@@ -72,12 +72,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with its caption and column heads."""
+    """A table with its caption and column heads; ``head`` stands above the rows' own heads."""
 
     caption: str
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     note: str = ""
+    head: str = "model"
 
     @property
     def empty(self) -> bool:
