@@ -68,11 +68,9 @@ def test_first_hitting_evaluates_once_per_revealed_token_whatever_the_budget():
         calls.append(len(z))
         return torch.zeros(len(z), truth.length, 4)
 
-    sampler = FirstHittingSampler()
-    solution = sampler.sample(network, ABSORBING, (3, 3), 50, torch.Generator(), prompt=(tokens, fixed))
+    solution = FirstHittingSampler().sample(network, ABSORBING, (3, 3), 50, torch.Generator(), prompt=(tokens, fixed))
     assert solution.stats.nfe.tolist() == [0, 2, 3]
     assert sum(calls) == 5
-    assert sampler.saved(solution).tolist() == [3, 1, 0]
 
 
 def test_first_hitting_reveals_groups_as_even_as_can_be():

@@ -34,7 +34,16 @@ def test_impossible_tokens_stay_impossible():
     assert probs.tolist() == [1.0, 0.0]
 
 
-@pytest.mark.parametrize(("key", "value"), [("temperature", -1.0), ("top_p", 0.0), ("min_p", 2.0)])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("temperature", -1.0),
+        ("temperature", float("nan")),
+        ("temperature", float("inf")),
+        ("top_p", 0.0),
+        ("min_p", 2.0),
+    ],
+)
 def test_values_out_of_range_are_refused(key, value):
     with pytest.raises(ValueError, match=key):
         Sharpening(**{key: value})

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from isocline.objectives.autoregressive import begin_token
 from isocline.samplers.prompt import Prompt, PromptedStepper
 from isocline.samplers.token_law import Sharpening
+from isocline.samplers.watched_law import no_law, non_finite
 from isocline.solvers.controller import ConstantSteps
 from isocline.solvers.loop import solve
 from isocline.solvers.markov import draw_symbols
@@ -48,7 +49,7 @@ class _NextToken(AbstractStepper):
         law = self.sharpening(logits.masked_fill(forbidden, -torch.inf).double().log_softmax(-1))
         z = y0.clone()
         z[:, position] = draw_symbols(law, problem.generator)
-        return StepResult(z, carry=(position + 1, memory))
+        return StepResult(z, carry=(position + 1, memory), failed=no_law(law))
 
 
 class AutoregressiveSampler:
@@ -92,7 +93,8 @@ class AutoregressiveSampler:
             cond: handed to the network.
 
         Returns:
-            Solution with int64 ``ys`` ``(K, B, L)``; its times run from 1 (nothing decided) to 0.
+            Solution with int64 ``ys`` ``(K, B, L)``; its times run from 1 (nothing decided) to 0. Where the network
+            returned logits that are not finite the sequence's status says so.
         """
         begin = begin_token(network)
         given = Prompt.parse(prompt, shape, begin, generator.device)
@@ -103,7 +105,8 @@ class AutoregressiveSampler:
             stepper = _NextToken(_full_reader(begin), begin, self.sharpening)
         else:
             stepper = _NextToken(_cached_reader(network, begin), begin, self.sharpening, cache)
-        return solve(problem, PromptedStepper(stepper, given), ConstantSteps(shape[1]), SaveAt(steps=save_steps))
+        grid, prompted = ConstantSteps(shape[1]), PromptedStepper(stepper, given)
+        return non_finite(solve(problem, prompted, grid, SaveAt(steps=save_steps)))
 
 
 def _empty_cache(network: nn.Module, batch: int) -> Any:

@@ -97,7 +97,6 @@ class CorrectedSampler(AbstractDiscreteSampler):
             raise ValueError(f"corrections = {corrections}, strength = {strength}: must be at least 0, and above 0")
         self.predictor, self.corrector = predictor, corrector
         self.corrections, self.strength = corrections, strength
-        self.evaluations_per_step = predictor.evaluations_per_step + corrections
 
     def stepper(self, kernel: AbstractCorruption) -> AbstractStepper:
         """Predictor and corrector, without a prompt."""

@@ -21,10 +21,9 @@ from isocline.samplers.order import AbstractOrder, TopProbability
 from isocline.samplers.prompt import Prompt, PromptedStepper
 from isocline.samplers.token_law import GreedyTail, Sharpening, TokenLaw
 from isocline.samplers.token_steppers import AncestralStepper, MixtureLeap, UnmaskingStepper
-from isocline.solvers.controller import ConstantSteps
-from isocline.solvers.loop import solve
-from isocline.solvers.problem import MarkovProblem, VectorField
-from isocline.solvers.solution import SaveAt, Solution
+from isocline.samplers.watched_law import sample_chain
+from isocline.solvers.problem import VectorField
+from isocline.solvers.solution import Solution
 from isocline.solvers.stepper import AbstractStepper
 
 __all__ = [
@@ -77,14 +76,9 @@ class AbstractDiscreteSampler(ABC):
         min_p: minimum probability relative to the largest.
         greedy_tail: at times up to this the most probable token is taken; 0 never, 1/N in the last of N even steps.
 
-    Attributes:
-        evaluations_per_step: evaluations that a step makes at most.
-
     Raises:
         ValueError: if a value is out of range.
     """
-
-    evaluations_per_step = 1
 
     def __init__(
         self, temperature: float = 1.0, top_p: float = 1.0, min_p: float = 0.0, greedy_tail: float = 0.0
@@ -110,10 +104,6 @@ class AbstractDiscreteSampler(ABC):
     def steps(self, nfe: int, undecided: Tensor) -> int:
         """Number of steps for a budget, given which positions are open at the start, ``(B, L)``."""
         return nfe
-
-    def saved(self, solution: Solution) -> Tensor:
-        """Evaluations that were planned for each sequence and not needed, ``(B,)``: the steps' less those made."""
-        return solution.stats.accepted * self.evaluations_per_step - solution.stats.nfe
 
     @torch.no_grad()
     def sample(
@@ -144,7 +134,8 @@ class AbstractDiscreteSampler(ABC):
             cond: handed to the network; tensors in it lead with B.
 
         Returns:
-            Solution with int64 ``ys`` ``(K, B, L)``; ``final`` holds real tokens only.
+            Solution with int64 ``ys`` ``(K, B, L)``; ``final`` holds real tokens only. Where the network returned
+            logits that are not finite the sequence's status says so, and its tokens mean nothing.
 
         Raises:
             ValueError: if the budget is below 1 or the prompt does not fit.
@@ -154,11 +145,8 @@ class AbstractDiscreteSampler(ABC):
             raise ValueError(f"nfe = {nfe}: a sampler needs at least one evaluation")
         given = Prompt.parse(prompt, shape, process.mask, generator.device)
         start = given.impose(process.prior(shape, generator, generator.device))
-        problem = MarkovProblem(
-            self.law(network, process), start, 1.0, 0.0, cond, generator=generator, is_separable=True
-        )
-        grid = ConstantSteps(self.steps(nfe, process.undecided(start)))
-        return solve(problem, self.prompted(process, given), grid, SaveAt(steps=save_steps))
+        law, stepper = self.law(network, process), self.prompted(process, given)
+        return sample_chain(law, start, stepper, self.steps(nfe, process.undecided(start)), generator, cond, save_steps)
 
 
 class AncestralSampler(AbstractDiscreteSampler):

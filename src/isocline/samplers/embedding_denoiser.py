@@ -94,6 +94,7 @@ class ClampedEmbeddings(AbstractThreshold):
         self.rounding = NearestRounding()
 
     def bound(self, data: Tensor) -> Tensor:
-        """Return the nearest embeddings; those of tokens stay as they are."""
+        """Return the nearest embeddings; those of tokens stay as they are, and what is NaN stays NaN."""
         table = self.table.to(data.dtype)
-        return table[self.rounding.log_probs(data, table).argmax(-1)]
+        nearest = table[self.rounding.log_probs(data, table).argmax(-1)]
+        return nearest.masked_fill(data.isnan().any(-1, keepdim=True), torch.nan)

@@ -23,9 +23,10 @@ __all__ = ["MarkovEulerSampler", "ReverseEuler"]
 class ReverseEuler(AbstractStepper):
     """Jump to y with probability Δt R(z, y), R the rates of the time reversal (Campbell et al., 2022, section 4).
 
-    Where a step is too long for its rates, the probabilities of leaving are scaled to one. A step that ends at t = 0
-    draws from p(x|z) instead: the rates are infinite there, and nothing is to stay undecided. For kernels whose rates
-    are infinite at t = 1 too, they are taken at ``latest`` there.
+    Where a step is too long for its rates, the probabilities of leaving are scaled to one, which is no failure: rates
+    that are infinite at t = 1 make every first step too long; they are taken at ``latest`` there. Rates that are
+    negative or not finite are none, and the step has failed. A step that ends at t = 0 draws from p(x|z) instead: the
+    rates are infinite there, and nothing is to stay undecided.
 
     Attributes:
         kernel: the corruption that is undone.
@@ -40,16 +41,17 @@ class ReverseEuler(AbstractStepper):
         generator = markov_problem(self, problem).generator
         needed = self.kernel.undecided(y0).any(-1)
         rows = torch.nonzero(needed).flatten()
-        drawn = y0.clone()
+        drawn, failed = y0.clone(), torch.zeros_like(needed)
         if len(rows):
             z, probs = y0[rows], law_of_rows(problem, t0, y0, rows)
             t, s = (time_of_rows(time, rows) for time in (t0, t1))
             if bool((s == 0).all()):
                 drawn[rows] = draw_symbols(probs, generator)
             else:
-                rates, _ = clean_rates(self.kernel.reverse_rate(t.clamp(max=self.latest), z, probs), z)
+                rates, valid = clean_rates(self.kernel.reverse_rate(t.clamp(max=self.latest), z, probs), z)
+                failed[rows] = ~valid
                 drawn[rows], _ = MarkovEuler().jump(rates, expand_like(t - s, z), z, generator)
-        return StepResult(drawn, nfe=needed.long())
+        return StepResult(drawn, nfe=needed.long(), failed=failed)
 
 
 class MarkovEulerSampler(AbstractDiscreteSampler):

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from isocline.processes.token_path import AbstractTokenPath
 from isocline.samplers.prompt import Prompt
 from isocline.samplers.token_law import Sharpening
+from isocline.samplers.watched_law import no_law
+from isocline.shapes import expand_like
 from isocline.solvers.controller import ConstantSteps
 from isocline.solvers.explicit import Euler
 from isocline.solvers.loop import solve
@@ -65,8 +67,11 @@ class _FlowStepper(AbstractStepper):
 
     def step(self, problem: AbstractProblem, t0: Tensor, t1: Tensor, y0: Tensor, carry: Any) -> StepResult:
         if float(t1) == 0.0:
-            tokens = draw_symbols(self.last(self.law(t0, y0).log()), self.generator)
-            return StepResult(self.path.corner(tokens, y0.dtype), carry=carry)
+            law = self.last(self.law(t0, y0).log())
+            corner = self.path.corner(draw_symbols(law, self.generator), y0.dtype)
+            # Tokens hide a state or law that is not finite: the loop is to see it.
+            lost = no_law(law) | ~y0.isfinite().flatten(1).all(-1)
+            return StepResult(corner.masked_fill(expand_like(lost, corner), torch.nan), carry=carry)
         result = self.inner.step(self.flow, self.path.position(t0), self.path.position(t1), y0, carry)
         return StepResult(result.y1, carry=result.carry, nfe=result.nfe)
 
@@ -140,7 +145,8 @@ class SimplexSampler:
             cond: handed to the network.
 
         Returns:
-            Solution with int64 ``ys`` ``(K, B, L)``; ``final`` holds real tokens only.
+            Solution with int64 ``ys`` ``(K, B, L)``; ``final`` holds real tokens only. Where the network returned
+            logits that are not finite the sequence's status says so.
 
         Raises:
             ValueError: if the budget is below 1 or the prompt does not fit.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,12 @@ from isocline.shapes import expand_like
 __all__ = ["GreedyTail", "Sharpening", "TokenLaw"]
 
 Network = Callable[..., Tensor]
+
+
+def _most_probable(values: Tensor) -> Tensor:
+    """The law that is certain of the largest of ``values`` ``(*rows, V)``; NaN where they are."""
+    certain = torch.nn.functional.one_hot(values.argmax(-1), values.shape[-1]).to(values.dtype)
+    return certain.masked_fill(values.amax(-1, keepdim=True).isnan(), torch.nan)
 
 
 @dataclass(frozen=True)
@@ -37,20 +44,20 @@ class Sharpening:
     min_p: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise ValueError(f"temperature = {self.temperature}: must be at least 0 (0 is greedy)")
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature = {self.temperature}: must be finite and at least 0 (0 is greedy)")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p = {self.top_p}: must be in (0, 1]; 1 keeps every token")
         if not 0 <= self.min_p <= 1:
             raise ValueError(f"min_p = {self.min_p}: must be in [0, 1]; 0 keeps every token")
 
     def __call__(self, log_probs: Tensor) -> Tensor:
-        """Map log-probabilities ``(*rows, V)`` to probabilities, float64."""
+        """Map log-probabilities ``(*rows, V)`` to probabilities, float64; what is NaN stays NaN."""
         log_probs = log_probs.double()
         if self == Sharpening():
             return log_probs.exp()
         if self.temperature == 0:
-            return torch.nn.functional.one_hot(log_probs.argmax(-1), log_probs.shape[-1]).double()
+            return _most_probable(log_probs)
         probs = (log_probs / self.temperature).softmax(-1)
         if self.top_p < 1:
             ordered, order = probs.sort(dim=-1, descending=True)
@@ -98,6 +105,6 @@ class GreedyTail:
     def __call__(self, t: Tensor, z: Tensor, cond: Any = None) -> Tensor:
         """Evaluate the law at tokens ``z`` ``(B, L)`` and time ``t``, ``()`` or ``(B,)``."""
         probs = self.law(t, z, cond)
-        greedy = torch.nn.functional.one_hot(probs.argmax(-1), probs.shape[-1]).to(probs.dtype)
+        greedy = _most_probable(probs)
         # The slack counts a step that starts at the time named, but for rounding.
         return torch.where(expand_like(t <= self.until + 1e-9, probs), greedy, probs)

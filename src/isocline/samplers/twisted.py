@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from isocline.processes.corruption import AbstractCorruption
 from isocline.samplers.discrete import AbstractDiscreteSampler, AncestralSampler
 from isocline.samplers.prompt import Prompt
-from isocline.solvers.controller import ConstantSteps
-from isocline.solvers.loop import solve
+from isocline.samplers.watched_law import sample_chain
 from isocline.solvers.markov import draw_symbols, markov_problem
-from isocline.solvers.problem import AbstractProblem, MarkovProblem
+from isocline.solvers.problem import AbstractProblem
 from isocline.solvers.rows import map_tensors
-from isocline.solvers.solution import SaveAt, Solution, Statistics
+from isocline.solvers.solution import Solution, Statistics
 from isocline.solvers.stepper import AbstractStepper, StepResult
 
 __all__ = ["TwistedSampler", "TwistedStepper"]
@@ -139,9 +138,8 @@ class TwistedSampler(AbstractDiscreteSampler):
         many = Prompt(*(part.repeat_interleave(count, 0) for part in (given.tokens, given.fixed)))
         start = process.prior(many.tokens.shape, generator, generator.device)
         repeated = map_tensors(lambda part: part.repeat_interleave(count, 0), cond)
-        problem = MarkovProblem(self.law(network, process), start, 1.0, 0.0, repeated, generator=generator)
-        stepper = TwistedStepper(process, many, count)
-        solution = solve(problem, stepper, ConstantSteps(nfe // count), SaveAt(steps=save_steps))
+        law, stepper = self.law(network, process), TwistedStepper(process, many, count)
+        solution = sample_chain(law, start, stepper, nfe // count, generator, repeated, save_steps)
         work = solution.stats
         stats = Statistics(
             work.nfe.reshape(-1, count).sum(-1),
