@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from isocline.networks.residual_layers import ResidualLayer
+
 __all__ = ["AbstractClassifier", "Classified", "ConvolutionField", "ResidualClassifier"]
 
 _GROUPS = 8
@@ -120,6 +122,10 @@ class ResidualClassifier(AbstractClassifier):
         if blocks < 1:
             raise ValueError(f"blocks = {blocks}: must be at least 1")
         self.blocks = nn.ModuleList(ConvolutionField(width) for _ in range(blocks))
+
+    def residual_layers(self) -> list[ResidualLayer]:
+        """Return the fields F_l, which this network adds."""
+        return [ResidualLayer(block, adds=False) for block in self.blocks]
 
     def transform(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """Apply the blocks in order."""

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from isocline.networks.attention import Attention, KeyValueCache, RelativeBias
 from isocline.networks.embedding import ConditionEmbedding
+from isocline.networks.residual_layers import ResidualLayer
 
 __all__ = ["Block", "PatchTransformer", "TokenTransformer", "Transformer"]
 
@@ -119,6 +120,10 @@ class Transformer(nn.Module):
             return x
         shift, scale = self.modulation(c).unsqueeze(1).chunk(2, dim=-1)
         return torch.addcmul(shift, x, 1 + scale)
+
+    def residual_layers(self) -> list[ResidualLayer]:
+        """Return the blocks."""
+        return [ResidualLayer(block) for block in self.blocks]
 
     def empty_cache(self, batch: int) -> KeyValueCache:
         """Return a cache that holds no token of ``batch`` sequences."""

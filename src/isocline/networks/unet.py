@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from isocline.networks.embedding import ConditionEmbedding
+from isocline.networks.residual_layers import ResidualLayer
 
 __all__ = ["UNet"]
 
@@ -102,6 +103,10 @@ class UNet(nn.Module):
         nn.init.zeros_(cast(Tensor, head.bias))
         self.last = nn.Sequential(GroupNorm(8, previous), nn.SiLU(), head)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def residual_layers(self) -> list[ResidualLayer]:
+        """Return the residual blocks from the first down to the last up; some change the number of channels."""
+        return [ResidualLayer(block) for block in (*self.down, self.middle, *self.up)]
 
     def forward(self, t: Tensor, x: Tensor, cond: Tensor | None = None, s: Tensor | None = None) -> Tensor:
         """Evaluate at ``t`` ``()`` or ``(B,)`` and ``x`` ``(B, C, H, W)``, towards ``s`` (t if None); same shape."""
