@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from isocline.dynamics.decision_time import decided_share, decision_times
+from isocline.dynamics.decision_time import decided_share, settled_since
 
 __all__ = ["TokenCommitment", "average_ranks", "rank_correlation", "token_commitment"]
 
@@ -21,7 +21,7 @@ class TokenCommitment:
     """When tokens took their final value.
 
     Attributes:
-        ts: times of the states, ``(K,)``, float64, from noise to text.
+        ts: times of the states, ``(K, B)``, float64, from noise to text.
         times: of each token, ``(B, L)``: of the first state from which on it is what it is at the end.
         share: of each sequence's tokens that are final by then, ``(K, B)``, rising to 1.
         left_to_right: rank correlation of a token's place with how early it commits, ``(B,)``; 1 if each position
@@ -57,8 +57,8 @@ def token_commitment(ts: Tensor, tokens: Tensor) -> TokenCommitment:
     """
     if len(tokens) < 2:
         raise ValueError(f"{len(tokens)} state: commitment needs a trajectory; sample with save_steps=True")
-    clock = ts.double().reshape(len(tokens), -1)[:, 0].to(tokens.device)
-    times = decision_times(clock, tokens)
+    clock = ts.double().reshape(len(tokens), -1).expand(-1, tokens.shape[1]).to(tokens.device)
+    times = clock.T.gather(1, settled_since(tokens))
     places = torch.arange(tokens.shape[-1], device=tokens.device).double().expand_as(times)
     return TokenCommitment(
         ts=clock,
@@ -70,7 +70,7 @@ def token_commitment(ts: Tensor, tokens: Tensor) -> TokenCommitment:
 
 def _earliness(ts: Tensor, times: Tensor) -> Tensor:
     """Larger for tokens that commit sooner, whichever way time runs."""
-    return times if float(ts[0]) > float(ts[-1]) else -times
+    return times if float(ts[0, 0]) > float(ts[-1, 0]) else -times
 
 
 def average_ranks(values: Tensor) -> Tensor:

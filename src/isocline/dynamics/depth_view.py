@@ -74,6 +74,11 @@ def trunk_of(network: nn.Module) -> Transformer:
     return found
 
 
+def _layers(trunk: Transformer) -> list[nn.Module]:
+    """The blocks, each of which returns its first argument and what it adds."""
+    return [layer.module for layer in trunk.residual_layers()]
+
+
 @contextlib.contextmanager
 def skipping(trunk: Transformer, blocks: Iterable[int]) -> Iterator[None]:
     """Pass over blocks: inside, each hands on its first argument as it is.
@@ -85,9 +90,10 @@ def skipping(trunk: Transformer, blocks: Iterable[int]) -> Iterator[None]:
     Raises:
         IndexError: if there is no such block.
     """
+    layers = _layers(trunk)
     with contextlib.ExitStack() as stack:
         for index in blocks:
-            handle = trunk.blocks[index].register_forward_hook(lambda module, inputs, output: inputs[0])
+            handle = layers[index].register_forward_hook(lambda module, inputs, output: inputs[0])
             stack.callback(handle.remove)
         yield
 
@@ -101,7 +107,7 @@ def early_exits(trunk: Transformer, evaluate: Evaluate) -> Iterator[Tensor]:
         trunk: the stack.
         evaluate: one forward; see `Evaluate`.
     """
-    depth = len(trunk.blocks)
+    depth = len(_layers(trunk))
     for kept in range(depth + 1):
         with skipping(trunk, range(kept, depth)):
             yield evaluate()
@@ -119,6 +125,7 @@ def depth_states(trunk: Transformer, evaluate: Evaluate) -> Tensor:
             blocks of text through a cache, or one that takes several stages a layer.
     """
     states: list[Tensor] = []
+    layers = _layers(trunk)
 
     def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if not states:
@@ -126,12 +133,12 @@ def depth_states(trunk: Transformer, evaluate: Evaluate) -> Tensor:
         states.append(output.detach())
 
     with contextlib.ExitStack() as stack:
-        for block in trunk.blocks:
+        for block in layers:
             stack.callback(block.register_forward_hook(keep).remove)
         evaluate()
-    if len(states) != len(trunk.blocks) + 1:
+    if len(states) != len(layers) + 1:
         raise ValueError(
-            f"{max(len(states) - 1, 0)} calls of {len(trunk.blocks)} blocks in a forward; the states of depth are read "
+            f"{max(len(states) - 1, 0)} calls of {len(layers)} blocks in a forward; the states of depth are read "
             "of networks that call each block once"
         )
     return torch.stack(states)
@@ -183,7 +190,7 @@ def loss_rises(trunk: Transformer, evaluate: Evaluate, truth: Tensor, counted: T
     """
     whole = logit_lens([evaluate()], truth, counted).cross_entropy[0]
     rises = []
-    for index in range(len(trunk.blocks)):
+    for index in range(len(_layers(trunk))):
         with skipping(trunk, [index]):
             rises.append(logit_lens([evaluate()], truth, counted).cross_entropy[0] - whole)
     return torch.stack(rises)

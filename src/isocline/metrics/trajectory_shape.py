@@ -11,14 +11,7 @@ from isocline.processes.gaussian import GaussianProcess
 from isocline.processes.probability_flow import LinearPathVariable
 from isocline.solvers.solution import Solution
 
-__all__ = [
-    "LinearTrajectory",
-    "TrajectoryShape",
-    "linear_trajectory",
-    "straightness",
-    "total_curvature",
-    "trajectory_shape",
-]
+__all__ = ["TrajectoryShape", "straightness", "total_curvature", "trajectory_shape"]
 
 
 class TrajectoryShape(NamedTuple):
@@ -31,18 +24,6 @@ class TrajectoryShape(NamedTuple):
 
     straightness: Tensor
     curvature: Tensor
-
-
-class LinearTrajectory(NamedTuple):
-    """Trajectories in the coordinates of `LinearPathVariable`.
-
-    Attributes:
-        ts: positions ``(K,)``, float64, from 1 (noise) down to 0 (data).
-        ys: states ``(K, B, *event)``, float64.
-    """
-
-    ts: Tensor
-    ys: Tensor
 
 
 def straightness(ts: Tensor, ys: Tensor) -> Tensor:
@@ -106,11 +87,11 @@ def total_curvature(ys: Tensor) -> Tensor:
     return torch.where(started, angles, 0.0).sum(0)
 
 
-def linear_trajectory(solution: Solution, process: GaussianProcess) -> LinearTrajectory:
-    """Return a sampler's saved states in the coordinates of `LinearPathVariable`.
+def trajectory_shape(solution: Solution, process: GaussianProcess) -> TrajectoryShape:
+    """Measure the trajectories of a sampler with ``save_steps=True``, in the coordinates of `LinearPathVariable`.
 
     In those the path of one pair of noise and data is a straight line under every process, so that numbers compare
-    between processes.
+    between processes. What a sampler adds as noise on the way counts as turning.
 
     Args:
         solution: times ``(K,)`` or ``(K, B)`` and states ``(K, B, *event)`` of x.
@@ -120,20 +101,7 @@ def linear_trajectory(solution: Solution, process: GaussianProcess) -> LinearTra
     times = solution.ts.double().reshape(count, -1)[:, 0]
     positions = variable.position(process, times)
     ys = torch.stack([variable.from_state(process, s, x) for s, x in zip(positions, states, strict=True)])
-    return LinearTrajectory(positions, ys)
-
-
-def trajectory_shape(solution: Solution, process: GaussianProcess) -> TrajectoryShape:
-    """Measure the trajectories of a sampler with ``save_steps=True`` as `linear_trajectory` gives them.
-
-    What a sampler adds as noise on the way counts as turning.
-
-    Args:
-        solution: times ``(K,)`` or ``(K, B)`` and states ``(K, B, *event)`` of x.
-        process: the sampler's.
-    """
-    path = linear_trajectory(solution, process)
-    return TrajectoryShape(straightness(path.ts, path.ys), total_curvature(path.ys))
+    return TrajectoryShape(straightness(positions, ys), total_curvature(ys))
 
 
 def _states(ys: Tensor, wanted: str) -> Tensor:
