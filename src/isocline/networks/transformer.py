@@ -6,11 +6,17 @@ References: "Scalable Diffusion Models with Transformers", Peebles and Xie, 2023
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isocline.networks.attention import Attention, KeyValueCache, RelativeBias
+from isocline.networks.depth.block import Branches
+from isocline.networks.depth.euler import Euler
+from isocline.networks.depth.integrator import AbstractDepthIntegrator
 from isocline.networks.embedding import ConditionEmbedding
 from isocline.networks.residual_layers import ResidualLayer
 
@@ -45,6 +51,35 @@ class Block(nn.Module):
         x = torch.addcmul(x, gate1, self.attention(torch.addcmul(shift1, self.norm1(x), 1 + scale1)))
         return torch.addcmul(x, gate2, self.mlp(torch.addcmul(shift2, self.norm2(x), 1 + scale2)))
 
+    def branches(self, c: Tensor | None) -> Branches:
+        """The block's branches without the skips, under the condition ``c`` of shape ``(B, D)`` or None."""
+        if self.modulation is None or c is None:
+            return Branches(
+                lambda x: self.attention(self.norm1(x)),
+                lambda x: self.mlp(self.norm2(x)),
+                (lambda x: self._half(self.norm2(x), 0), lambda x: self._half(self.norm2(x), 1)),
+            )
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c).unsqueeze(1).chunk(6, dim=-1)
+
+        def read(x: Tensor) -> Tensor:
+            return torch.addcmul(shift2, self.norm2(x), 1 + scale2)
+
+        return Branches(
+            lambda x: gate1 * self.attention(torch.addcmul(shift1, self.norm1(x), 1 + scale1)),
+            lambda x: gate2 * self.mlp(read(x)),
+            (lambda x: gate2 * self._half(read(x), 0), lambda x: gate2 * self._half(read(x), 1)),
+        )
+
+    def _half(self, y: Tensor, half: int) -> Tensor:
+        """The MLP by one half of its hidden units, with half of the last bias: both halves sum to the MLP."""
+        first, activation, last = self.mlp
+        assert isinstance(first, nn.Linear)
+        assert isinstance(last, nn.Linear)
+        middle = first.out_features // 2
+        units = slice(half * middle, (half + 1) * middle)
+        hidden = activation(F.linear(y, first.weight[units], first.bias[units]))
+        return F.linear(hidden, last.weight[:, units], last.bias / 2)
+
     def decode(
         self, x: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -78,6 +113,8 @@ class Transformer(nn.Module):
         causal: whether position i sees only positions up to i.
         conditioned: whether a condition vector modulates the blocks.
         relative: whether every block has a `RelativeBias`; bidirectional only.
+        integrator: makes, of ``depth`` and ``width``, how the state is taken through the blocks (see
+            `isocline.networks.depth`); None is `Euler`, the ordinary residual stack.
 
     Raises:
         ValueError: if a size is not positive, ``heads`` does not divide ``width``, or ``relative`` meets ``causal``.
@@ -92,6 +129,7 @@ class Transformer(nn.Module):
         causal: bool = False,
         conditioned: bool = True,
         relative: bool = False,
+        integrator: Callable[..., AbstractDepthIntegrator] | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("length", length), ("width", width), ("depth", depth), ("heads", heads)):
@@ -102,7 +140,8 @@ class Transformer(nn.Module):
         if relative and causal:
             raise ValueError("relative = true is for bidirectional networks; set relative = false with causal = true")
         self.positions = nn.Parameter(0.02 * torch.randn(1, length, width))
-        biases = [RelativeBias(heads, length) if relative else None for _ in range(depth)]
+        self.integrator = (Euler if integrator is None else integrator)(depth=depth, width=width)
+        biases = [RelativeBias(heads, length) if relative else None for _ in range(self.integrator.blocks)]
         self.blocks = nn.ModuleList([Block(width, heads, causal, conditioned, bias) for bias in biases])
         self.norm = nn.LayerNorm(width, elementwise_affine=not conditioned)
         self.modulation = nn.Linear(width, 2 * width) if conditioned else None
@@ -112,17 +151,29 @@ class Transformer(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         """Map embeddings ``(B, L, D)`` and an optional condition ``(B, D)`` to features ``(B, L, D)``."""
+        return self.features(self.integrator(self._stack(), x + self.positions[:, : x.shape[1]], c), c)
+
+    def trajectory(self, x: Tensor, c: Tensor | None = None) -> list[Tensor]:
+        """The states before the stack and after every layer, ``depth`` + 1 of ``(B, L, D)``; `features` reads them."""
         x = x + self.positions[:, : x.shape[1]]
-        for block in self.blocks:
-            x = block(x, c)
+        return [x, *self.integrator.trajectory(self._stack(), x, c)]
+
+    def features(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        """The final norm of a state ``(B, L, D)`` under the condition ``(B, D)`` or None."""
         x = self.norm(x)
         if self.modulation is None or c is None:
             return x
         shift, scale = self.modulation(c).unsqueeze(1).chunk(2, dim=-1)
         return torch.addcmul(shift, x, 1 + scale)
 
+    def _stack(self) -> list[Block]:
+        blocks = list(self.blocks)
+        return cast("list[Block]", blocks)
+
     def residual_layers(self) -> list[ResidualLayer]:
-        """Return the blocks."""
+        """Return the blocks; none where the integrator takes them apart, so that they are not evaluated as a whole."""
+        if not isinstance(self.integrator, Euler):
+            return []
         return [ResidualLayer(block) for block in self.blocks]
 
     def empty_cache(self, batch: int) -> KeyValueCache:
@@ -148,6 +199,7 @@ class PatchTransformer(nn.Module):
             for "no label" (negative ones, or ``cond=None``), which classifier-free guidance uses.
         end_time: take a second time s ≤ t, the end of a flow map; see `isocline.processes.flow_map`.
         time_blur: smooth in time, for objectives that differentiate in it; see `isocline.networks.embedding`.
+        integrator: of the depth; see `Transformer`.
 
     Raises:
         ValueError: if ``patch`` does not divide ``size`` (and what `Transformer` raises).
@@ -164,6 +216,7 @@ class PatchTransformer(nn.Module):
         classes: int = 0,
         end_time: bool = False,
         time_blur: float = 0.0,
+        integrator: Callable[..., AbstractDepthIntegrator] | None = None,
     ) -> None:
         super().__init__()
         if patch < 1 or size % patch:
@@ -172,7 +225,7 @@ class PatchTransformer(nn.Module):
         self.embed = nn.Conv2d(channels, width, patch, stride=patch)
         self.takes_end = end_time
         self.condition = ConditionEmbedding(width, classes, end_time, time_blur)
-        self.trunk = Transformer((size // patch) ** 2, width, depth, heads)
+        self.trunk = Transformer((size // patch) ** 2, width, depth, heads, integrator=integrator)
         self.head = nn.Linear(width, channels * patch * patch)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -204,6 +257,7 @@ class TokenTransformer(nn.Module):
             can be read off the number of masks).
         classes: number of class labels, 0 for none; needs ``time_conditioned``.
         relative: whether attention has a learned bias by distance (bidirectional networks only).
+        integrator: of the depth; see `Transformer`.
     """
 
     def __init__(
@@ -217,6 +271,7 @@ class TokenTransformer(nn.Module):
         time_conditioned: bool = True,
         classes: int = 0,
         relative: bool = False,
+        integrator: Callable[..., AbstractDepthIntegrator] | None = None,
     ) -> None:
         super().__init__()
         if vocab_size < 2:
@@ -228,7 +283,7 @@ class TokenTransformer(nn.Module):
         self.embed = nn.Embedding(vocab_size, width)
         nn.init.normal_(self.embed.weight, std=0.02)
         self.condition = ConditionEmbedding(width, classes) if time_conditioned else None
-        self.trunk = Transformer(length, width, depth, heads, causal, time_conditioned, relative)
+        self.trunk = Transformer(length, width, depth, heads, causal, time_conditioned, relative, integrator)
         self.bias = nn.Parameter(torch.zeros(vocab_size))
 
     def forward(self, t: Tensor | None, z: Tensor, cond: Tensor | None = None) -> Tensor:
@@ -240,12 +295,19 @@ class TokenTransformer(nn.Module):
         """Return the cache that `decode_step` starts from.
 
         Raises:
-            ValueError: if the network is bidirectional or conditioned on time, which a cache cannot serve.
+            ValueError: if the network is bidirectional or conditioned on time, or its depth is not integrated by Euler:
+                a cache cannot serve it.
         """
         first = self.trunk.blocks[0]
         assert isinstance(first, Block)
         if not first.attention.causal or self.condition is not None:
             raise ValueError("a key-value cache needs causal = true and time_conditioned = false")
+        method = self.trunk.integrator
+        if not isinstance(method, Euler):
+            raise ValueError(
+                f"a key-value cache serves networks whose integrator is Euler; this one's is {type(method).__name__}, "
+                "whose stages attend to keys of their own: run the whole prefix through the network at every position"
+            )
         return self.trunk.empty_cache(batch)
 
     def decode_step(self, token: Tensor, cache: KeyValueCache) -> tuple[Tensor, KeyValueCache]:
