@@ -77,15 +77,17 @@ class Depth:
             handle.remove()
 
     def _first(self, network: nn.Module, inputs: Tensor) -> tuple[Any, ...]:
-        """The arguments of the first layer."""
+        """The arguments of the first layer: those of the stack, with the positions added."""
         seen: list[tuple[Any, ...]] = []
-        handle = _trunk(network).blocks[0].register_forward_pre_hook(lambda module, args: seen.append(args))
+        trunk = _trunk(network)
+        handle = trunk.register_forward_pre_hook(lambda module, args: seen.append(args))
         try:
             with torch.no_grad():
                 self.ask(network, inputs)
         finally:
             handle.remove()
-        return seen[0]
+        embedded, *rest = seen[0]
+        return embedded + trunk.positions[:, : embedded.shape[1]], *rest
 
 
 class _Residual:
