@@ -23,8 +23,8 @@ def defaults() -> dict[str, Any]:
         **whole,
         "densities": {},
         "plugins": {},
-        "models": {name: whole["models"][name] for name in ("flow", "masked")},
-        "students": {name: whole["students"][name] for name in ("reflow", "sdtt")},
+        "models": {name: whole["models"][name] for name in ("flow", "dfm")},
+        "students": {name: whole["students"][name] for name in ("reflow", "discrete_consistency")},
     }
 
 
@@ -48,7 +48,7 @@ def problems_of(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, st
         ("network", {"size": 14}, "network.size", ["14", "data.images.size is 28"]),
         ("network", 8, "network", ["expected section", "8"]),
         ("teacher", "reflow", "teacher", ["reflow is taught by reflow", "must end at a model"]),
-        ("teacher", "flaw", "teacher", ["no model or student 'flaw'", "flow", "sdtt"]),
+        ("teacher", "flaw", "teacher", ["no model or student 'flaw'", "flow", "discrete_consistency"]),
     ],
 )
 def test_what_a_student_cannot_be_is_named(
@@ -62,13 +62,12 @@ def test_what_a_student_cannot_be_is_named(
 
 def test_rounds_that_training_does_not_reach_are_named(defaults: dict[str, Any]) -> None:
     def found(steps: int) -> str | None:
-        rounds = {"students.sdtt.objective.rounds": 3, "students.sdtt.objective.round_length": 90}
-        return problems_of(defaults, {**rounds, "students.sdtt.trainer.steps": steps}).get(
-            "students.sdtt.objective.rounds"
-        )
+        student = "students.discrete_consistency"
+        rounds = {f"{student}.objective.rounds": 3, f"{student}.objective.round_length": 90}
+        return problems_of(defaults, {**rounds, f"{student}.trainer.steps": steps}).get(f"{student}.objective.rounds")
 
     assert found(181) is None
-    assert "3 rounds of 90 steps, but students.sdtt.trainer.steps is 180" in str(found(180))
+    assert "3 rounds of 90 steps, but students.discrete_consistency.trainer.steps is 180" in str(found(180))
 
 
 def test_a_second_reflow_learns_from_pairs_that_the_first_one_makes(defaults: dict[str, Any]) -> None:
@@ -83,12 +82,16 @@ def test_a_second_reflow_learns_from_pairs_that_the_first_one_makes(defaults: di
     ("changes", "key", "part"),
     [
         ({"pairs.flaw": {}}, "pairs.flaw", "no model or student 'flaw'"),
-        ({"pairs.masked": {}}, "pairs.masked", "is a model of text"),
+        ({"pairs.dfm": {}}, "pairs.dfm", "is a model of text"),
         ({"pairs.flow.count": 0}, "pairs.flow.count", "out of range"),
         ({"pairs.flow.sampler._target_": ANCESTRAL}, "pairs.flow.sampler", "kernel"),
         ({"pairs": {}}, "students.reflow.data", "pairs.flow, which is missing"),
         ({"students.reflow.data": "data/pairs/vp"}, "students.reflow.data", "set data/pairs/flow"),
-        ({"students.sdtt.teacher": "reflow"}, "students.sdtt.teacher", "is a model of images"),
+        (
+            {"students.discrete_consistency.teacher": "reflow"},
+            "students.discrete_consistency.teacher",
+            "is a model of images",
+        ),
     ],
 )
 def test_pairs_that_cannot_be_made_or_are_missing_are_named(
