@@ -20,7 +20,7 @@ from isocline.metrics.text_likelihood import (
     tightest,
 )
 from isocline.objectives.masked import MaskedDiffusion
-from isocline.objectives.sequence_likelihood import LikelihoodEstimate
+from isocline.objectives.sequence_likelihood import FLOW_BOUND, LikelihoodEstimate
 from isocline.processes.enumerated import EnumeratedDenoiser, EnumeratedLaw
 from isocline.processes.kernel import AbsorbingKernel, UniformKernel
 from isocline.processes.token_schedule import LinearSurvival
@@ -121,6 +121,14 @@ def test_metrics_name_every_likelihood_and_the_tightest():
     assert best["se"] > 0
     tensors = likelihood_tensors(found)
     assert {name: len(values) for name, values in tensors.items()} == {"characters": 3, OWN: 3, LEFT_TO_RIGHT: 3}
+
+
+def test_a_flow_bound_has_names_of_its_own_and_is_never_the_tightest():
+    values = likelihood_values({OWN: one([5.0, 5.0, 1.0], FLOW_BOUND)})
+    assert list(values) == ["bits_per_char_flow", "perplexity_flow"]
+    assert {value["kind"] for value in values.values()} == {"flow bound"}
+    assert tightest({OWN: one([1.0], FLOW_BOUND)}) is None
+    assert tightest({OWN: one([1.0], FLOW_BOUND), ANY_ORDER: one([2.0])}) == ANY_ORDER
 
 
 def test_rows_are_evenly_spaced_over_the_text():

@@ -29,6 +29,16 @@ class Unfinished(AbstractSurvival):
         return (1.0 - a) / 0.8
 
 
+class Late(AbstractSurvival):
+    """a from 0.8 to 0: some tokens are noise at t = 0 already."""
+
+    def a(self, t):
+        return 0.8 * (1.0 - t.double())
+
+    def da(self, t):
+        return torch.full_like(t, -0.8, dtype=torch.float64)
+
+
 @pytest.mark.parametrize(
     "kernel",
     [AbsorbingKernel(4, LinearSurvival()), UniformKernel(4, LinearSurvival()), HybridKernel(4, 0.2)],
@@ -94,3 +104,59 @@ def test_the_reconstruction_is_the_cross_entropy_of_the_clean_law():
     z = kernel.sample(truth.sequences, torch.full((9,), 0.3).double(), torch.Generator().manual_seed(0))
     expected = -network(torch.tensor(0.3), z).gather(-1, truth.sequences.unsqueeze(-1)).sum((-1, -2))
     torch.testing.assert_close(found, expected)
+
+
+def enumerated_reconstruction(kernel, truth, start):
+    network, t = EnumeratedDenoiser(truth, kernel), torch.tensor(start, dtype=torch.float64)
+    here = pairs(truth, kernel, t)
+    log_probs = kernel.clean_log_probs(network(t, here.z), here.z)
+    return -(here.weight * log_probs.gather(-1, here.x.unsqueeze(-1)).sum((-1, -2))).sum()
+
+
+late = pytest.mark.parametrize(
+    "kernel", [AbsorbingKernel(4, Late()), UniformKernel(4, Late())], ids=["absorbing", "uniform"]
+)
+
+
+@late
+def test_where_noise_is_there_at_the_start_the_integral_alone_is_below_the_entropy_and_the_sum_above(kernel):
+    truth = small_law()
+    alone = enumerated_integral(kernel, truth)
+    assert alone < truth.entropy - 0.1
+    whole = alone + enumerated_reconstruction(kernel, truth, 0.0)
+    assert whole > truth.entropy + 1e-3
+
+
+@late
+@pytest.mark.parametrize("kind", [ScoreEntropy, InterpolatingDiffusion, DiscreteFlowMatching])
+def test_every_likelihood_pays_for_noise_that_is_there_at_the_start(kernel, kind):
+    truth, stream = small_law(), torch.Generator().manual_seed(0)
+    tokens, network = truth.sample(12_000, stream), EnumeratedDenoiser(truth, kernel)
+    objective = kind(kernel, decision_time=0.0) if kind is DiscreteFlowMatching else kind(kernel)
+    found = objective.negative_log_likelihood(network, tokens, stream, strata=4)
+    excess = found.nats - truth.nats(tokens)
+    error = excess.std() / len(excess) ** 0.5
+    assert error < 0.02
+    assert excess.mean() > -4 * error
+    if found.kind == "bound":
+        expected = enumerated_integral(kernel, truth) + enumerated_reconstruction(kernel, truth, 0.0) - truth.entropy
+        assert (excess.mean() - expected).abs() < 4 * error
+
+
+@late
+def test_noise_at_the_start_is_in_every_law_of_the_kernel(kernel):
+    """The chain from t = 0 starts from noisy tokens: q_t is a(t) δ + n_t all the same, and Bayes' rule holds."""
+    x, t, s = torch.tensor([[0, 2]]), torch.tensor(0.5).double(), torch.tensor(0.3).double()
+    onehot = torch.nn.functional.one_hot(x, 4).double()
+    law = 0.4 * onehot + 0.6 * kernel.stationary()
+    torch.testing.assert_close(kernel.marginal(x, t), law)
+    z = kernel.sample(x.expand(40_000, -1), t, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(torch.nn.functional.one_hot(z, 4).double().mean(0)[None], law, rtol=0, atol=0.01)
+    forward = kernel.marginal(x, s) @ kernel.transition(s, t)
+    torch.testing.assert_close(forward, law)
+    for symbol in range(4):
+        here = torch.full_like(x, symbol)
+        if bool((law.gather(-1, here.unsqueeze(-1)) > 0).all()):
+            expected = kernel.marginal(x, s) * kernel.transition(s, t)[:, symbol]
+            found = kernel.posterior(here, s, t, onehot)
+            torch.testing.assert_close(found, expected / expected.sum(-1, keepdim=True))

@@ -73,7 +73,10 @@ def test_the_table_names_the_tightest_likelihood_and_what_training_took(sources:
     assert float(masked[5].text.replace("−", "-")) == pytest.approx(-3 / (150 * math.log(2)), rel=0.01)
     assert "left to right (exact)" in masked[1].small
     assert masked[1].best
-    assert "its objective (bound)" in rows["dfm"].cells[1].small
+    assert [rows["dfm"].cells[i].text for i in (0, 1, 4)] == ["–"] * 3
+    assert table.columns[7] == "flow bound"
+    assert rows["dfm"].cells[7].small == "se 0.011 flow bound"
+    assert rows["masked"].cells[7].text == "–"
     weights = 96 * 96 + 96
     assert masked[2].value == pytest.approx(6e-12 * weights * 3000 * 32 * 48)
     assert masked[3].run == "train@masked"

@@ -19,6 +19,7 @@ from isocline.samplers.order import LeastEntropy, Margin
 from isocline.samplers.remask import RemaskSampler
 from isocline.samplers.remasking import CapRemasking, ConfidenceRemasking, LoopRemasking, RescaledRemasking
 from isocline.samplers.token_corrector import DetailedBalanceCorrector, ForwardBackwardCorrector
+from isocline.samplers.twisted import TwistedSampler
 
 ABSORBING, UNIFORM = AbsorbingKernel(4, LinearSurvival()), UniformKernel(4, LinearSurvival())
 COSINE, MOVING = AbsorbingKernel(4, CosineSurvival()), MovingNoiseKernel(4)
@@ -214,3 +215,13 @@ def test_steps_that_reveal_nothing_are_not_evaluated():
     solution = AncestralSampler().sample(network, ABSORBING, (20, 3), 100, torch.Generator().manual_seed(0))
     assert solution.stats.nfe.max() <= 3
     assert solution.stats.nfe.sum() == sum(rows)
+
+
+def test_a_schedule_with_noise_at_the_start_is_refused_where_sampling_would_end_in_noise():
+    class Late(LinearSurvival):
+        def a(self, t):
+            return 0.9 * super().a(t)
+
+    for sampler in (AncestralSampler(), TwistedSampler(particles=1)):
+        with pytest.raises(ValueError, match=r"a\(0\) = 0.9"):
+            generate(sampler, UniformKernel(4, Late()), 1, 2, prompt=(torch.zeros(3).long(), torch.ones(3).bool()))

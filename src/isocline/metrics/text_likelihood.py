@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from isocline.metrics.perplexity import bits_per_character, corpus_perplexity
 from isocline.metrics.uncertainty import Estimate
 from isocline.objectives.chain_likelihood import any_order_likelihood, left_to_right_likelihood
-from isocline.objectives.sequence_likelihood import LikelihoodEstimate
+from isocline.objectives.sequence_likelihood import FLOW_BOUND, LikelihoodEstimate
 from isocline.processes.kernel import AbsorbingKernel
 from isocline.randomness import generator
 
@@ -46,7 +46,7 @@ class TextLikelihood:
         nats: negative log-likelihood of each sequence, ``(N,)`` float64; NaN where it was not scored.
         characters: characters that each sequence decodes to, ``(N,)``.
         length: tokens of a sequence.
-        kind: ``exact`` or ``bound``.
+        kind: ``exact``, ``bound`` or ``flow bound`` (see `isocline.objectives.sequence_likelihood`).
     """
 
     nats: Tensor
@@ -135,17 +135,20 @@ def text_likelihoods(
 def tightest(found: Mapping[str, TextLikelihood]) -> str | None:
     """Name the likelihood that gives the text the highest probability, over the sequences that all of them scored.
 
-    Every one of them is valid, for the model that generates in its way; None if there is none.
+    Every one of them is valid, for the model that generates in its way. A flow bound, loose even for the exact model,
+    is not held against the others; None if there is nothing else.
     """
-    if not found:
+    held = {name: one for name, one in found.items() if one.kind != FLOW_BOUND}
+    if not held:
         return None
-    shared = torch.stack([one.scored for one in found.values()]).all(0)
-    return min(found, key=lambda name: float(found[name].nats[shared].mean()))
+    shared = torch.stack([one.scored for one in held.values()]).all(0)
+    return min(held, key=lambda name: float(held[name].nats[shared].mean()))
 
 
 def likelihood_values(found: Mapping[str, TextLikelihood]) -> dict[str, dict[str, Any]]:
     """Named metrics: ``bits_per_char`` and ``perplexity`` by the objective, ``bits_per_char_<name>`` by the chain rule.
 
+    A flow bound of the objective is ``bits_per_char_flow`` and ``perplexity_flow``, in no column with the others.
     ``bits_per_char_tightest`` repeats the one that `tightest` chose and names it (``likelihood``). Nothing is named
     that was not measured.
     """
@@ -153,7 +156,9 @@ def likelihood_values(found: Mapping[str, TextLikelihood]) -> dict[str, dict[str
     for name, one in found.items():
         bits = {**one.bits_per_char.as_dict(), "kind": one.kind}
         if name == OWN:
-            values |= {"bits_per_char": bits, "perplexity": {**one.perplexity.as_dict(), "kind": one.kind}}
+            suffix = "_flow" if one.kind == FLOW_BOUND else ""
+            perplexity = {**one.perplexity.as_dict(), "kind": one.kind}
+            values |= {f"bits_per_char{suffix}": bits, f"perplexity{suffix}": perplexity}
         else:
             values[f"bits_per_char_{name}"] = bits
     best = tightest(found)

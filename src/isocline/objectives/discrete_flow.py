@@ -13,10 +13,16 @@ from isocline.datasets.batch import Batch
 from isocline.objectives.base import Loss, Objective
 from isocline.objectives.end_terms import prior_divergence, reconstruction
 from isocline.objectives.gidd import interpolating_divergence
+from isocline.objectives.onset_times import onset_times
 from isocline.objectives.reverse_rate_bound import reverse_rates
-from isocline.objectives.sequence_likelihood import LikelihoodEstimate, stratified_uniforms, token_log_probs
+from isocline.objectives.sequence_likelihood import (
+    FLOW_BOUND,
+    LikelihoodEstimate,
+    stratified_uniforms,
+    token_log_probs,
+)
 from isocline.objectives.time_sampling import AbstractTimes, StratifiedTimes, TimeRange
-from isocline.processes.kernel import AbstractFixedNoiseKernel, AbstractKernel
+from isocline.processes.kernel import AbsorbingKernel, AbstractFixedNoiseKernel, AbstractKernel
 
 __all__ = ["DiscreteFlowMatching", "generalised_kl"]
 
@@ -88,7 +94,8 @@ class DiscreteFlowMatching(Objective):
         """Bound ∫_ε^1 E[generalised KL] dt + E[−Σ log p(x_i|z_ε)] + KL(q_1 ‖ prior), ε the decision time.
 
         For the absorbing kernel and ε = 0 it is the masked bound. For the uniform kernel it is a bound of its own,
-        loose even for the exact denoiser: never compare it with one that uses the time-reversal rates (UDLM, SEDD).
+        loose even for the exact denoiser, and its kind says so (`FLOW_BOUND`): never compare it with one that uses the
+        time-reversal rates (UDLM, SEDD).
         A kernel whose noise law moves (hybrid) has no such simple rates; there the time-reversal rates
         g_t(z) q_t(y|·)/q_t(z|·) are followed, and the bound is GIDD's.
 
@@ -100,16 +107,22 @@ class DiscreteFlowMatching(Objective):
             cond: condition or None.
 
         Returns:
-            Nats per sequence, a bound.
+            Nats per sequence, a bound; of finite variance for every ε (`isocline.objectives.onset_times`).
         """
         start = self.decision_time
         nats = torch.zeros(tokens.shape[0], dtype=torch.float64, device=tokens.device)
         for u in stratified_uniforms(strata, tokens.shape[0], generator):
-            t = start + (1.0 - start) * u
+            t, weight = onset_times(u, self.process.schedule.onset, start)
             z = self.process.sample(tokens, t, generator)
-            nats += self.rate_divergence(network(t, z, cond), tokens, z, t)
-        nats = nats * (1.0 - start) / strata + prior_divergence(self.process, tokens)
-        return LikelihoodEstimate(nats + reconstruction(network, self.process, tokens, start, generator, cond), "bound")
+            nats += weight * self.rate_divergence(network(t, z, cond), tokens, z, t)
+        nats = nats / strata + prior_divergence(self.process, tokens)
+        nats = nats + reconstruction(network, self.process, tokens, start, generator, cond)
+        return LikelihoodEstimate(nats, FLOW_BOUND if self.loose else "bound")
+
+    @property
+    def loose(self) -> bool:
+        """Whether the bound is above the entropy even for the exact denoiser."""
+        return isinstance(self.process, AbstractFixedNoiseKernel) and not isinstance(self.process, AbsorbingKernel)
 
     def rate_divergence(self, logits: Tensor, x0: Tensor, z: Tensor, t: Tensor) -> Tensor:
         """Generalised KL of the rates that know ``x0`` from the model's, nats per unit of time, ``(B,)`` float64."""

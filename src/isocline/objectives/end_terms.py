@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from isocline.objectives.sequence_likelihood import token_log_probs
 from isocline.processes.corruption import AbstractCorruption
+from isocline.processes.kernel import AbstractKernel
 
 __all__ = ["prior_divergence", "reconstruction"]
 
@@ -23,7 +24,7 @@ def prior_divergence(kernel: AbstractCorruption, tokens: Tensor) -> Tensor:
 
 def reconstruction(
     network: nn.Module,
-    kernel: AbstractCorruption,
+    kernel: AbstractKernel,
     tokens: Tensor,
     start: float,
     generator: torch.Generator,
@@ -31,7 +32,8 @@ def reconstruction(
 ) -> Tensor:
     """−Σ_i ln p(x_i|z) with one draw of z ~ q_start(·|x): every token is drawn from the clean law at ``start``.
 
-    Zero, at no evaluation, at t = 0, where every token is clean.
+    Zero, at no evaluation, at t = 0 where every token is clean then, a(0) = 1; a schedule that begins with some noise
+    owes the term there too.
 
     Args:
         network: ``network(t, z, cond) -> (B, L, V)`` logits of p(x|z).
@@ -45,7 +47,7 @@ def reconstruction(
         ``(B,)`` float64.
     """
     t = torch.full((len(tokens),), start, dtype=torch.float64, device=tokens.device)
-    if start == 0.0:
+    if start == 0.0 and float(kernel.schedule.a(t.new_zeros(()))) == 1.0:
         return torch.zeros_like(t)
     z = kernel.sample(tokens, t, generator)
     log_probs = kernel.clean_log_probs(network(t, z, cond), z).double()

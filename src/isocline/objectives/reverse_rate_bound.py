@@ -17,6 +17,7 @@ from isocline.datasets.batch import Batch
 from isocline.objectives.base import Loss, Objective
 from isocline.objectives.corrupted_laws import CorruptedLaws, corrupted_laws
 from isocline.objectives.end_terms import prior_divergence, reconstruction
+from isocline.objectives.onset_times import OnsetTimes, onset_times
 from isocline.objectives.sequence_likelihood import LikelihoodEstimate, stratified_uniforms
 from isocline.objectives.time_sampling import AbstractTimes, StratifiedTimes, TimeRange
 from isocline.processes.kernel import AbstractKernel
@@ -65,7 +66,8 @@ class ReverseRateBound(Objective):
 
     Args:
         process: kernel q_t = a δ_x + n_t.
-        times: how t is drawn for a batch; stratified over the batch by default.
+        times: how the uniform draws are made from which `bound_times` takes t for a batch; stratified over the batch
+            by default.
         start: time below which the likelihood's model follows no rates, but draws every token from p(x|z). 0
             integrates to the end.
 
@@ -93,11 +95,16 @@ class ReverseRateBound(Objective):
     def forward(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> Loss:
         """One draw of t and z per sequence of ``batch.x0`` ``(B, L)``."""
         x0 = batch.x0
-        t = self.times(x0.shape[0], self.process, generator)
-        t = t.clamp(_EDGE, 1.0 - _EDGE)
+        t, weight = self.bound_times(self.times(x0.shape[0], self.process, generator))
         z = self.process.sample(x0, t, generator)
-        total = self.divergence(reverse_rates(self.process, network(t, z, batch.cond), x0, z, t)).mean()
+        rates = reverse_rates(self.process, network(t, z, batch.cond), x0, z, t)
+        total = (weight * self.divergence(rates).mean(-1)).mean()
         return Loss(total, {"nats_per_token": total.detach()})
+
+    def bound_times(self, u: Tensor, start: float = 0.0) -> OnsetTimes:
+        """Times and weights for uniform draws ``u`` ``(B,)`` that give the bound from ``start`` a finite variance."""
+        t, weight = onset_times(u, self.process.schedule.onset, start)
+        return OnsetTimes(t.clamp(_EDGE, 1.0 - _EDGE), weight)
 
     @torch.no_grad()
     def negative_log_likelihood(
@@ -110,9 +117,6 @@ class ReverseRateBound(Objective):
     ) -> LikelihoodEstimate:
         """The integral from ``start`` to 1, KL(q_1 ‖ prior) and the reconstruction at ``start``.
 
-        t − start is drawn in proportion to its square root: weights grow like 1/t on a share t of the draws, and
-        uniform ones would have infinite variance.
-
         Args:
             network: ``network(t, z, cond) -> (B, L, V)`` logits of p(x|z).
             tokens: ``(B, L)``.
@@ -123,13 +127,12 @@ class ReverseRateBound(Objective):
         Returns:
             Nats per sequence, a bound.
         """
-        length = 1.0 - self.start
         nats = torch.zeros(len(tokens), dtype=torch.float64, device=tokens.device)
         for u in stratified_uniforms(strata, len(tokens), generator):
-            t = (self.start + length * u.square()).clamp(_EDGE, 1.0 - _EDGE)
+            t, weight = self.bound_times(u, self.start)
             z = self.process.sample(tokens, t, generator)
             rates = reverse_rates(self.process, network(t, z, cond), tokens, z, t)
-            nats += 2.0 * length * u * self.divergence(rates).sum(-1)
+            nats += weight * self.divergence(rates).sum(-1)
         nats = nats / strata + prior_divergence(self.process, tokens)
         return LikelihoodEstimate(
             nats + reconstruction(network, self.process, tokens, self.start, generator, cond), "bound"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["LikelihoodEstimate", "stratified_uniforms", "token_log_probs"]
+__all__ = ["FLOW_BOUND", "LikelihoodEstimate", "stratified_uniforms", "token_log_probs"]
+
+FLOW_BOUND: Final = "flow bound"
+"""Kind of the bound of flow-matching rates under noise of real symbols: loose even for the exact denoiser."""
 
 
 class LikelihoodEstimate(NamedTuple):
@@ -16,11 +19,12 @@ class LikelihoodEstimate(NamedTuple):
 
     Attributes:
         nats: ``(B,)`` float64.
-        kind: ``exact`` (chain rule), or ``bound`` (unbiased estimate of an upper bound).
+        kind: ``exact`` (chain rule), ``bound`` (unbiased estimate of an upper bound), or `FLOW_BOUND`, one that has
+            its own name because it cannot stand beside the others.
     """
 
     nats: Tensor
-    kind: Literal["exact", "bound"]
+    kind: Literal["exact", "bound", "flow bound"]
 
 
 def stratified_uniforms(strata: int, count: int, generator: torch.Generator) -> Iterator[Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from isocline.datasets.batch import Batch
 from isocline.objectives.base import Loss, Objective
+from isocline.objectives.onset_times import OnsetTimes, onset_times
 from isocline.objectives.sequence_likelihood import LikelihoodEstimate, stratified_uniforms, token_log_probs
 from isocline.objectives.time_sampling import AbstractTimes, StratifiedTimes, TimeRange
 from isocline.processes.corruption import AbstractCorruption
@@ -29,7 +30,8 @@ class TokenwiseMaskedDiffusion(Objective):
 
     Args:
         process: the kernel whose schedules are trained.
-        times: how t is drawn for a batch; stratified over the batch by default.
+        times: how the uniform draws are made from which `bound_times` takes t for a batch; stratified over the batch
+            by default.
 
     Raises:
         TypeError: if the kernel has no schedule per token.
@@ -55,16 +57,24 @@ class TokenwiseMaskedDiffusion(Objective):
     def forward(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> Loss:
         """One draw of t and two of z per sequence of ``batch.x0`` ``(B, L)``; two evaluations of the network."""
         x0, length = batch.x0, batch.x0.shape[1]
-        # At t = 0 rates are infinite, though nothing is masked there.
-        t = self.times(x0.shape[0], self.process, generator).clamp_min(1e-9)
+        t, weight = self.bound_times(self.times(x0.shape[0], self.process, generator))
         first, second = (self.process.sample(x0, t, generator) for _ in range(2))
-        one, other = (self.divergence(network, x0, z, t, batch.cond) for z in (first, second))
+        one, other = (weight * self.divergence(network, x0, z, t, batch.cond) for z in (first, second))
         score = self.process.log_law(x0, first, t) - self.process.log_law(x0, second, t)
         baseline = 0.5 * (one - other).detach() * (score - score.detach())
         value = 0.5 * (one + other)
         total = (value + baseline).mean() / length
         spread = self.schedule.log_exponents[:-1].detach().std()
         return Loss(total, {"nats_per_token": total.detach(), "exponent_spread": spread})
+
+    def bound_times(self, u: Tensor) -> OnsetTimes:
+        """Times and weights for uniform draws ``u`` ``(B,)``, by which the bound has a finite variance.
+
+        They follow the least of the exponents as it is now, and carry no gradient to it.
+        """
+        t, weight = onset_times(u, self.schedule.onset)
+        # At t = 0 rates are infinite, though nothing is masked there.
+        return OnsetTimes(t.clamp_min(1e-12), weight)
 
     @torch.no_grad()
     def negative_log_likelihood(
@@ -88,6 +98,7 @@ class TokenwiseMaskedDiffusion(Objective):
             Nats per sequence, a bound.
         """
         nats = torch.zeros(tokens.shape[0], dtype=torch.float64, device=tokens.device)
-        for t in stratified_uniforms(strata, tokens.shape[0], generator):
-            nats += self.divergence(network, tokens, self.process.sample(tokens, t, generator), t, cond)
+        for u in stratified_uniforms(strata, tokens.shape[0], generator):
+            t, weight = self.bound_times(u)
+            nats += weight * self.divergence(network, tokens, self.process.sample(tokens, t, generator), t, cond)
         return LikelihoodEstimate(nats / strata, "bound")

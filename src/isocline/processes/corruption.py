@@ -75,6 +75,14 @@ class AbstractCorruption(ABC):
     def likelihood(self, s: Tensor, t: Tensor, z: Tensor) -> Tensor:
         """P(s, t)[·, z]: probability of the tokens ``z`` ``(B, L)`` at t from every symbol at s; ``(B, L, V)``."""
 
+    def corrupted(self, t: Tensor, weights: Tensor) -> Tensor:
+        """Σ_k w_k q_t(·|x = k): weights over the clean symbols, ``(B, L, V)``, carried to t; like `push`."""
+        return self.push(torch.zeros_like(t), t, weights)
+
+    def emission(self, t: Tensor, z: Tensor) -> Tensor:
+        """Q_t(z|·), the probability of the tokens ``z`` ``(B, L)`` at t from every clean symbol; ``(B, L, V)``."""
+        return self.likelihood(torch.zeros_like(t), t, z)
+
     @abstractmethod
     def rates_into(self, t: Tensor, z: Tensor) -> Tensor:
         """Q_t[·, z]: rate from every symbol to the tokens ``z`` ``(B, L)`` at ``t``; ``(B, L, V)`` float64."""
@@ -102,7 +110,7 @@ class AbstractCorruption(ABC):
     def marginal(self, x0: Tensor, t: Tensor) -> Tensor:
         """The law q_t(·|x0) as probabilities ``(B, L, V)`` float64."""
         onehot = torch.nn.functional.one_hot(x0, self.vocab_size).double()
-        return self.push(torch.zeros_like(t), t, onehot)
+        return self.corrupted(t, onehot)
 
     def transition(self, s: Tensor, t: Tensor) -> Tensor:
         """The matrix P(z_t = j | z_s = i) for scalar times s ≤ t, ``(V, V)`` float64."""
@@ -127,7 +135,7 @@ class AbstractCorruption(ABC):
             Probabilities ``(B, L, V)`` float64.
         """
         weights = self.likelihood_ratio(z, t, probs)
-        return self.likelihood(s, t, z) * self.push(torch.zeros_like(s), s, weights)
+        return self.likelihood(s, t, z) * self.corrupted(s, weights)
 
     def reverse_rate(self, t: Tensor, z: Tensor, probs: Tensor) -> Tensor:
         """Rates of the exact time reversal, Σ_k p(k|z) Q_t(y→z) q_t(y|k)/q_t(z|k) for y ≠ z (Campbell et al., 2022).
@@ -143,13 +151,13 @@ class AbstractCorruption(ABC):
             Rates ``(B, L, V)`` float64 per unit of time running from 1 to 0; rows sum to zero.
         """
         weights = self.likelihood_ratio(z, t, probs)
-        into = self.rates_into(t, z) * self.push(torch.zeros_like(t), t, weights)
+        into = self.rates_into(t, z) * self.corrupted(t, weights)
         into = into.scatter(-1, z.unsqueeze(-1), 0.0)
         return into.scatter(-1, z.unsqueeze(-1), -into.sum(-1, keepdim=True))
 
     def likelihood_ratio(self, z: Tensor, t: Tensor, probs: Tensor) -> Tensor:
         """p(k|z)/q_t(z_i|k), ``(B, L, V)`` float64, the unnormalised leave-one-out law; 0 where p(k|z) = 0."""
-        likelihood = self.likelihood(torch.zeros_like(t), t, z).clamp_min(torch.finfo(torch.float64).tiny)
+        likelihood = self.emission(t, z).clamp_min(torch.finfo(torch.float64).tiny)
         probs = probs.double()
         return torch.where(probs > 0, probs / likelihood, 0.0)
 

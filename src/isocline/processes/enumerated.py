@@ -90,7 +90,7 @@ class EnumeratedDenoiser(nn.Module):
         law = self.law
         onehot = F.one_hot(law.sequences, law.vocab_size).double()
         time = torch.as_tensor(t, dtype=torch.float64)
-        column = self.kernel.likelihood(torch.zeros_like(time), time, z).expand(*z.shape, -1)
+        column = self.kernel.emission(time, z).expand(*z.shape, -1)
         likelihood = torch.stack([column[:, i, law.sequences[:, i]] for i in range(law.length)], dim=-1)
         # A symbol that noise never yields is evidence whatever the time, even in a prompt at t = 1, where a = 0.
         impossible = likelihood.amax(1, keepdim=True) == 0

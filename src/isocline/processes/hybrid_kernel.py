@@ -41,6 +41,11 @@ class HybridSurvival(AbstractSurvival):
         self.gamma = gamma
         self.scale = 2.0**gamma * uniform_share / (1.0 - uniform_share)
 
+    @property
+    def onset(self) -> float:
+        """γ/2 of the uniform noise, which comes before the masks; 1 without it."""
+        return 0.5 * self.gamma if self.uniform_share > 0 else 1.0
+
     def weight(self, t: Tensor) -> Tensor:
         """c(t), the uniform noise beside a mass 1 of data and masks."""
         t = t.double()

@@ -63,6 +63,16 @@ class AbstractKernel(AbstractCorruption):
         noise = self.draw_noise(x0, t, generator)
         return torch.where(keep < expand_like(self.schedule.a(t), x0), x0, noise)
 
+    def corrupted(self, t: Tensor, weights: Tensor) -> Tensor:
+        """A(t) w + n_t Σ_k w_k, whatever noise there is at t = 0 already."""
+        noise = self.noise(t).unsqueeze(-2)
+        return expand_like(self.schedule.a(t), weights) * weights + noise * weights.sum(-1, keepdim=True)
+
+    def emission(self, t: Tensor, z: Tensor) -> Tensor:
+        """A(t) δ_z + n_t(z), whatever noise there is at t = 0 already."""
+        onehot = torch.nn.functional.one_hot(z, self.vocab_size).double()
+        return expand_like(self.schedule.a(t), onehot) * onehot + _at(self.noise(t), z)
+
     def push(self, s: Tensor, t: Tensor, weights: Tensor) -> Tensor:
         """(a_t/a_s) w + (n_t − (a_t/a_s) n_s) Σ_k w_k."""
         ratio, fresh = self._between(s, t)

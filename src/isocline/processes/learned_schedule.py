@@ -108,6 +108,11 @@ class PolynomialTokenSurvival(nn.Module):
         """w, ``(V,)`` float64."""
         return self.log_exponents.double().exp()
 
+    @property
+    def onset(self) -> float:
+        """The least exponent of a real token: 1 − a(t) ~ t^w for the tokens that noise comes to first."""
+        return float(self.exponents[:-1].detach().min())
+
     def a(self, t: Tensor) -> Tensor:
         """1 − t^w, ``(*t.shape, V)`` float64."""
         return 1.0 - self.masked(t)

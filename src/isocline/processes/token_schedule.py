@@ -21,6 +21,11 @@ _HALVINGS = 60
 class AbstractSurvival(ABC):
     """The probability a(t) that a token survives to time t; ``t`` of any shape, results float64 of that shape."""
 
+    @property
+    def onset(self) -> float:
+        """The exponent s of the first noise, 1 − a(t) ~ t^s as t → 0: what times of little variance depend on."""
+        return 1.0
+
     @abstractmethod
     def a(self, t: Tensor) -> Tensor:
         """Survival probability at ``t``."""
@@ -59,6 +64,11 @@ class PolynomialSurvival(AbstractSurvival):
         if exponent <= 0:
             raise ValueError(f"exponent = {exponent}: must be positive, so that 1 - t^exponent falls with t")
         self.exponent = exponent
+
+    @property
+    def onset(self) -> float:
+        """W."""
+        return self.exponent
 
     def a(self, t: Tensor) -> Tensor:
         """1 − t^w."""

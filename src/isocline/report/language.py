@@ -165,7 +165,7 @@ def _effort(model: Model) -> tables.Cell:
 
 
 def _likelihood_table(models: Sequence[Model], colours: Mapping[str, int]) -> tables.Table:
-    base = baseline(models)
+    base, flow = baseline(models), any(model.reading("bits_per_char_flow") for model in models)
     rows = []
     for model in models:
         cells = (
@@ -176,6 +176,7 @@ def _likelihood_table(models: Sequence[Model], colours: Mapping[str, int]) -> ta
             tables.likelihood_cell(model.reading("perplexity")),
             _tighter_cell(model, "left_to_right"),
             _tighter_cell(model, "any_order"),
+            *((tables.likelihood_cell(model.reading("bits_per_char_flow")),) if flow else ()),
         )
         objective = str((model.settings.get("objective") or {}).get("_target_", "")).rpartition(".")[2]
         note = tables.origin(model) if model.teacher or not objective else objective
@@ -188,6 +189,7 @@ def _likelihood_table(models: Sequence[Model], colours: Mapping[str, int]) -> ta
         "perplexity",
         "left to right",
         "random orders",
+        *(("flow bound",) if flow else ()),
     )
     note = (
         "Exact: the model’s own probability. Bound: the model is at least this good. Left to right: the model writing "
@@ -198,6 +200,11 @@ def _likelihood_table(models: Sequence[Model], colours: Mapping[str, int]) -> ta
         "Training: 6 × weights × tokens, of a student without its teacher’s; the time is wall-clock, and comes with "
         "runs.js."
     )
+    if flow:
+        note += (
+            " Flow bound: bits/char by the rates of discrete flow matching under noise of real symbols, loose even for "
+            "the exact model, and held against nothing else."
+        )
     return tables.Table(
         "Held-out likelihood (lower is better)", columns, tables.mark_best(rows, {0: True, 1: True, 4: True}), note
     )

@@ -17,6 +17,7 @@ LOWER_IS_BETTER = frozenset(
         "kernel",
         "bits_per_dim",
         "bits_per_char",
+        "bits_per_char_flow",
         "perplexity",
         "generative_perplexity",
         "generative_perplexity_ngram",

@@ -32,6 +32,7 @@ __all__ = [
     "ConfidenceSampler",
     "TauLeapingSampler",
     "absorbing_kernel",
+    "require_clean_end",
     "required_kernel",
     "revealing_steps",
 ]
@@ -49,6 +50,21 @@ def required_kernel(kernel: AbstractCorruption, what: str) -> AbstractKernel:
             "AncestralSampler or MarkovEulerSampler"
         )
     return kernel
+
+
+def require_clean_end(process: AbstractCorruption) -> None:
+    """Refuse a schedule with noise at t = 0, where every sampler ends with clean tokens.
+
+    Raises:
+        ValueError: if a(0) < 1.
+    """
+    if isinstance(process, AbstractKernel):
+        first = float(process.schedule.a(torch.zeros((), dtype=torch.float64)))
+        if first < 1.0:
+            raise ValueError(
+                f"process.schedule: a(0) = {first:.6g}, so that tokens may be noise where sampling ends; take a "
+                "schedule with a(0) = 1 (its likelihood is a bound either way)"
+            )
 
 
 def absorbing_kernel(kernel: AbstractCorruption, what: str) -> AbsorbingKernel:
@@ -138,11 +154,12 @@ class AbstractDiscreteSampler(ABC):
             logits that are not finite the sequence's status says so, and its tokens mean nothing.
 
         Raises:
-            ValueError: if the budget is below 1 or the prompt does not fit.
+            ValueError: if the budget is below 1, the prompt does not fit, or tokens may be noise at t = 0.
             TypeError: if the sampler does not suit the kernel.
         """
         if nfe < 1:
             raise ValueError(f"nfe = {nfe}: a sampler needs at least one evaluation")
+        require_clean_end(process)
         given = Prompt.parse(prompt, shape, process.mask, generator.device)
         start = given.impose(process.prior(shape, generator, generator.device))
         law, stepper = self.law(network, process), self.prompted(process, given)

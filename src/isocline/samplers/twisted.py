@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from isocline.processes.corruption import AbstractCorruption
-from isocline.samplers.discrete import AbstractDiscreteSampler, AncestralSampler
+from isocline.samplers.discrete import AbstractDiscreteSampler, AncestralSampler, require_clean_end
 from isocline.samplers.prompt import Prompt
 from isocline.samplers.watched_law import sample_chain
 from isocline.solvers.markov import draw_symbols, markov_problem
@@ -134,6 +134,7 @@ class TwistedSampler(AbstractDiscreteSampler):
         count = self.particles
         if nfe < count:
             raise ValueError(f"nfe = {nfe}: particles = {count} need one evaluation each; raise nfe")
+        require_clean_end(process)
         given = Prompt.parse(prompt, shape, process.mask, generator.device)
         many = Prompt(*(part.repeat_interleave(count, 0) for part in (given.tokens, given.fixed)))
         start = process.prior(many.tokens.shape, generator, generator.device)
