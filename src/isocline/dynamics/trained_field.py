@@ -95,6 +95,6 @@ def _plain(field: VectorField, dtype: torch.dtype) -> VectorField:
 
     def plain(t: Tensor, x: Tensor, cond: Any = None) -> Tensor:
         with sdpa_kernel(SDPBackend.MATH):
-            return field(torch.as_tensor(t), x.to(dtype), cond).to(x.dtype)
+            return field(t, x.to(dtype), cond).to(x.dtype)
 
     return plain
