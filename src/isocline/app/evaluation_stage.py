@@ -13,7 +13,7 @@ from typing import Any
 from isocline.datasets.storage import write_bytes
 from isocline.metrics.uncertainty import Estimate
 
-__all__ = ["metrics_document", "model_section", "write_curve", "write_json", "write_table"]
+__all__ = ["metrics_document", "model_section", "plain_document", "write_curve", "write_json", "write_table"]
 
 Curves = Mapping[str, Mapping[int, Estimate]]
 
@@ -28,6 +28,16 @@ def _plain(node: Any) -> Any:
     if isinstance(node, float) and not math.isfinite(node):
         raise ValueError(f"a metric is {node}; metrics files hold finite numbers only, look at the stage's samples")
     return node
+
+
+def plain_document(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return metrics as a metrics file holds them: estimates as their ``{mean, sd, se, n}``.
+
+    Raises:
+        ValueError: for a number that is not finite.
+    """
+    document: dict[str, Any] = _plain(values)
+    return document
 
 
 def metrics_document(
@@ -49,8 +59,7 @@ def metrics_document(
         name: {nfe: {**Estimate.from_values(seeds).as_dict(), "values": list(seeds)} for nfe, seeds in curve.items()}
         for name, curve in values.items()
     }
-    document: dict[str, Any] = _plain({**curves, **more, "floor": floor, "protocol": protocol})
-    return document
+    return plain_document({**curves, **more, "floor": floor, "protocol": protocol})
 
 
 def model_section(params: Mapping[str, Any], name: str) -> Mapping[str, Any]:

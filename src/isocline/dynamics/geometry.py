@@ -172,7 +172,13 @@ def effective_dimension(shares: Tensor) -> Tensor:
 
 
 def _shares(rows: Tensor) -> Tensor:
-    variances: Tensor = torch.linalg.svdvals(rows).square()
+    """Shares of the squared singular values of ``(*batch, n, m)``, by the smaller of its two Gram matrices.
+
+    A share is exact to the rounding error of the largest one, not of itself.
+    """
+    wide = rows.shape[-2] <= rows.shape[-1]
+    gram = rows @ rows.mT if wide else rows.mT @ rows
+    variances = torch.linalg.eigvalsh(gram).flip(-1).clamp_min(0.0)
     total = variances.sum(-1, keepdim=True)
     return torch.where(total > 0, variances / total.where(total > 0, 1.0), 0.0)
 
