@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from isocline.app.artifacts import build, device_of, load_model, load_tensors
+from isocline.app.artifacts import build, class_labels, device_of, load_model, load_tensors
 from isocline.app.evaluation_stage import metrics_document, model_section, write_curve, write_json
 from isocline.app.judges import load_text_judges
 from isocline.datasets.storage import write_tensors
@@ -36,13 +36,14 @@ def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
         held_out=[tokenizer.decode(row) for row in test["tokens"]],
         vocabulary=vocabulary_of(tokenizer.decode(row) for row in train["tokens"]),
     )
+    labels = class_labels(model, test)
     scored = text_likelihoods(
         model.network, model.objective, test["tokens"][rows], test["characters"][rows],
-        seed=seed, strata=settings.strata, chain_sequences=settings.chain_sequences,
-        batch_size=settings.batch_size, device=device,
+        seed=seed, strata=settings.strata, chain_sequences=settings.chain_sequences, batch_size=settings.batch_size,
+        labels=None if labels is None else labels[rows], device=device,
     )  # fmt: skip
     result = evaluate_text(
-        model.network, model.process, model.sampler, reference, settings, length, seed, device=device,
+        model.network, model.process, model.sampler, reference, settings, length, seed, labels=labels, device=device,
         progress=lambda line: print(f"evaluate {item}: {line}", flush=True),
     )  # fmt: skip
 
@@ -56,6 +57,7 @@ def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
         "floor": f"validation sequences, {settings.sequences} a set",
         "last_step": "decides every position that is still open; none is left undecided",
         "sampler": section["sampler"],
+        **({} if labels is None else {"classes": "given; those generated are as frequent as in the test split"}),
     }
     floor = text_floor(reference, settings.metrics.values(), valid["tokens"], settings.sequences, settings.seeds, seed)
     document = metrics_document(result.values, floor, protocol, **likelihood_values(scored))

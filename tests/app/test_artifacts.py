@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,8 +16,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from isocline.app import artifacts, training_stage
-from isocline.app.artifacts import build, device_of, load_config, load_model, save_model
+from isocline.app.artifacts import build, class_labels, device_of, load_config, load_model, save_model
 from isocline.app.declaration import declared_part
+from isocline.app.errors import disk_full
 from isocline.app.evaluation_stage import model_section
 from isocline.datasets.storage import write_json
 from isocline.distillation.reflow import Reflow
@@ -262,3 +264,28 @@ def test_a_learned_schedule_is_saved_with_its_model_and_comes_back(tmp_path: Pat
     (tmp_path / "toy" / "schedule.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"schedule\.safetensors is missing"):
         load_model(tmp_path / "toy")
+
+
+def test_weights_of_another_network_are_named_with_the_cure(tmp_path: Path) -> None:
+    save_model(tmp_path / "toy", nn.Linear(3, 1), CONFIG, HISTORY)
+    with pytest.raises(ValueError, match=r"toy/weights.safetensors does not fit model.yaml .*; delete .*toy and run"):
+        load_model(tmp_path / "toy")
+
+
+def test_the_classes_of_a_split_go_to_models_that_take_them(tmp_path: Path) -> None:
+    save_model(tmp_path / "toy", nn.Linear(2, 1), CONFIG, HISTORY)
+    plain = load_model(tmp_path / "toy")
+    labels = torch.tensor([0, 1])
+    assert class_labels(plain, {"labels": labels}) is None
+    knowing = replace(plain, config={**CONFIG, "network": {"classes": 2}})
+    assert class_labels(knowing, {"labels": labels}) is labels
+    with pytest.raises(ValueError, match=r"toy is class-conditional and the data have no labels; .*kjv_groups"):
+        class_labels(knowing, {"tokens": labels})
+
+
+def test_causes_that_go_in_a_circle_are_no_full_disk() -> None:
+    first, second = ValueError("a"), ValueError("b")
+    first.__cause__, second.__cause__ = second, first
+    assert disk_full(first) is None
+    second.__cause__ = OSError(28, "No space left on device")
+    assert "disk full" in str(disk_full(first))

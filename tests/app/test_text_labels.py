@@ -73,6 +73,13 @@ def test_the_text_is_of_the_class_that_is_asked_for(project, capsys, show):
         assert capsys.readouterr().out.split() == [letter * 8] * 3
 
 
+def test_a_pause_without_states_to_pause_between_is_one_line(project, capsys):
+    assert cli.run(["generate", "masked", "--label", "0", "--pause", "0.5"]) != 0
+    error = capsys.readouterr().err
+    assert all(part in error for part in ("--pause 0.5", "add --show"))
+    assert len(error.strip().splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("name", "label", "parts"),
     [("masked", "2", ["--label 2", "0 to 1"]), ("plain", "0", ["--label 0", "conditional_text"])],

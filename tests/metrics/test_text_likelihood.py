@@ -131,6 +131,27 @@ def test_a_flow_bound_has_names_of_its_own_and_is_never_the_tightest():
     assert tightest({OWN: one([1.0], FLOW_BOUND), ANY_ORDER: one([2.0])}) == ANY_ORDER
 
 
+class ByClass(torch.nn.Module):
+    """Is certain of the token that the class names, and asks for one."""
+
+    def forward(self, t, z, cond):
+        sure = torch.nn.functional.one_hot(cond, 4).double()[:, None].expand(*z.shape, -1)
+        return (0.97 * sure + 0.01).log()
+
+
+def test_a_conditional_model_is_scored_given_the_class_in_every_way():
+    labels = torch.arange(40) % 3
+    tokens = labels[:, None].expand(-1, 5)
+    found = score(
+        MaskedDiffusion(AbsorbingKernel(4, LinearSurvival())), tokens, ByClass(), labels=labels, chain_sequences=10,
+        batch_size=7,
+    )  # fmt: skip
+    surprise = -5 * math.log(0.98 / (0.98 + 2 * 0.01))
+    assert list(found) == [OWN, LEFT_TO_RIGHT, ANY_ORDER]
+    for one in found.values():
+        torch.testing.assert_close(one.nats[one.scored], torch.full((int(one.scored.sum()),), surprise).double())
+
+
 def test_rows_are_evenly_spaced_over_the_text():
     assert spread_rows(10, 5).tolist() == [0, 2, 4, 6, 8]
     assert spread_rows(7, 3).tolist() == [0, 2, 4]

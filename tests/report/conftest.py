@@ -173,7 +173,12 @@ def write_text(root: Path, name: str, bits: float, kind: str, rng: np.random.Gen
     document = json.loads((root / f"metrics/evaluate-{name}.json").read_text())
     document |= {
         "self_bleu_3": {str(k): estimate([0.2 + 0.01 * i for i in range(SEEDS)]) for k in budgets},
+        "spent_nfe": {str(k): estimate([k - 3.5] * SEEDS) for k in budgets},
         "protocol": {
+            "sampler": {
+                "_target_": "isocline.samplers.discrete.ConfidenceSampler",
+                "order": {"_target_": "isocline.samplers.spread_order.SpreadOrder"},
+            },
             "sequences": 64, "seeds": SEEDS, "length": 48, "likelihood_sequences": 12, "chain_sequences": 6,
             "strata": 32, "last_step": "decides every position that is still open; none is left undecided",
         },

@@ -57,7 +57,7 @@ def test_without_sequences_the_distance_comes_from_the_means_and_without_a_likel
 def test_models_without_a_likelihood_show_dashes(sources: Sources) -> None:
     silent = replace(sources.of("text")[1], name="simplex", nats={}, metrics={})
     rows = {row.head: row for row in text_tables([*sources.of("text"), silent], {})[0].rows}
-    assert [rows["simplex"].cells[i].text for i in (0, 1, 4, 5, 6)] == ["–"] * 5
+    assert [rows["simplex"].cells[i].text for i in (0, 1, 5, 6, 7)] == ["–"] * 5
     assert rows["ar"].cells[1].text == "–"
 
 
@@ -67,19 +67,20 @@ def test_the_table_names_the_tightest_likelihood_and_what_training_took(sources:
     rows = {row.head: row for row in table.rows}
     masked = rows["masked"].cells
     assert masked[0].small == "se 0.011 bound"
-    assert masked[5].value is None
-    assert masked[5].text.startswith("−")
-    assert masked[6].text.startswith("+")
-    assert float(masked[5].text.replace("−", "-")) == pytest.approx(-3 / (150 * math.log(2)), rel=0.01)
+    assert masked[6].value is None
+    assert masked[6].text.startswith("−")
+    assert masked[7].text.startswith("+")
+    assert float(masked[6].text.replace("−", "-")) == pytest.approx(-3 / (150 * math.log(2)), rel=0.01)
     assert "left to right (exact)" in masked[1].small
     assert masked[1].best
-    assert [rows["dfm"].cells[i].text for i in (0, 1, 4)] == ["–"] * 3
-    assert table.columns[7] == "flow bound"
-    assert rows["dfm"].cells[7].small == "se 0.011 flow bound"
-    assert rows["masked"].cells[7].text == "–"
+    assert [rows["dfm"].cells[i].text for i in (0, 1, 5)] == ["–"] * 3
+    assert table.columns[8] == "flow bound"
+    assert rows["dfm"].cells[8].small == "se 0.011 flow bound"
+    assert rows["masked"].cells[8].text == "–"
     weights = 96 * 96 + 96
     assert masked[2].value == pytest.approx(6e-12 * weights * 3000 * 32 * 48)
     assert masked[3].run == "train@masked"
+    assert (table.columns[4], masked[4].text) == ("parameters", "9\u202f312")
     assert rows["sdtt"].cells[3].run == "distill@sdtt"
     assert rows["masked"].note == "MaskedDiffusion"
 
@@ -105,6 +106,8 @@ def test_the_frontier_shows_every_model_real_text_and_nfe_along_the_curves(sourc
     assert table.columns == ("4", "8", "16", "32", "48")
     rows = {row.head: row for row in table.rows}
     assert "entropy 3.09" in rows["masked"].cells[0].small
+    assert rows["masked"].note == "teacher, Confidence (SpreadOrder)"
+    assert rows["sdtt"].note.endswith("Confidence (SpreadOrder)")
     assert rows["ar"].cells[0].text == "–"
     assert rows["held-out text"].reference
     assert not any(cell.best for row in table.rows for cell in row.cells)
@@ -115,6 +118,7 @@ def test_the_texts_are_described_at_the_most_evaluations_with_their_speed(source
     assert table.columns == ("NFE", "self-BLEU-3", "tokens/s")
     cells = {row.head: row.cells for row in table.rows}
     assert [cell.text for cell in cells["masked"]] == ["32", "0.210", "–"]
+    assert cells["masked"][0].small == "28.5 spent"
     assert (cells["ar"][2].run, cells["ar"][2].timing) == ("evaluate-text@ar", "tokens_per_second_nfe_48")
 
 

@@ -24,11 +24,13 @@ from isocline.datasets.storage import write_bytes, write_tensors
 __all__ = [
     "LoadedModel",
     "build",
+    "class_labels",
     "device_of",
     "learned_schedule",
     "load_config",
     "load_model",
     "load_tensors",
+    "restore",
     "save_model",
     "write_history",
 ]
@@ -186,12 +188,35 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} is damaged ({error}); delete it and run `dvc repro`") from error
 
 
-def _restore(module: nn.Module, path: Path, device: str | torch.device) -> None:
+def class_labels(model: LoadedModel, tensors: Mapping[str, Tensor]) -> Tensor | None:
+    """The classes that a split's rows have, ``(N,)``, for a model that takes them; None for one that does not.
+
+    Raises:
+        ValueError: if it takes classes and the split has none.
+    """
+    if not model.config["network"].get("classes"):
+        return None
+    if "labels" not in tensors:
+        raise ValueError(
+            f"{model.name} is class-conditional and the data have no labels; take data that have "
+            "(isocline compose data/text=kjv_groups), or train it without classes"
+        )
+    return tensors["labels"]
+
+
+def restore(module: nn.Module, path: Path, device: str | torch.device) -> None:
+    """Read a module's weights; it is in evaluation mode then.
+
+    Raises:
+        FileNotFoundError: if they are not there.
+        ValueError: if they are damaged or those of another module.
+    """
     try:
         module.load_state_dict(load_tensors(path))
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"{path} does not fit {CONFIG} beside it: {reason}") from error
+        cure = f"delete {path.parent} and run `isocline repro` again, or `dvc checkout` for the pair that was tracked"
+        raise ValueError(f"{path} does not fit {CONFIG} beside it ({reason}); {cure}") from error
     module.to(device).eval().requires_grad_(False)
 
 
@@ -211,9 +236,9 @@ def load_model(
     """
     config = load_config(directory / CONFIG)
     network, process, objective = build_parts(copy.deepcopy(config))
-    _restore(network, directory / WEIGHTS, device)
+    restore(network, directory / WEIGHTS, device)
     if schedule := learned_schedule(process):
-        _restore(schedule, directory / SCHEDULE, device)
+        restore(schedule, directory / SCHEDULE, device)
     return LoadedModel(
         name=config["name"],
         modality=config["modality"],

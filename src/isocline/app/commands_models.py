@@ -54,18 +54,22 @@ def generate(
     min_p: Annotated[float | None, typer.Option(help="leave out tokens below this share of the likeliest")] = None,
     label: Annotated[int | None, typer.Option(help="class of the text, for models that know classes")] = None,
     show: Annotated[bool, typer.Option("--show", help="draw the text as it is written")] = False,
-    pause: Annotated[float, typer.Option(help="seconds between two states with --show", min=0, max=10)] = 0.1,
+    pause: Annotated[
+        float | None, typer.Option(help="seconds between two states of --show; default: 0.1", min=0, max=10)
+    ] = None,
 ) -> None:
     """Generate text: go on from a prompt, or fill its gaps ("In the beginning ___ created")."""
     from isocline.app import generate_text as generating
 
+    if pause is not None and not show:
+        raise ValueError(f"--pause {pause:g} is the time between the states that --show draws; add --show")
     request = generating.TextRequest(
         prompt, length, nfe, seed, sampler, count, gap, temperature=temperature, top_p=top_p, min_p=min_p, label=label
     )
     if show:
         from isocline.app.denoising_view import DenoisingView
 
-        with DenoisingView.on(sys.stderr, pause) as view:
+        with DenoisingView.on(sys.stderr, 0.1 if pause is None else pause) as view:
             written = generating.generate_text(model, Path(), request, view)
     else:
         written = generating.generate_text(model, Path(), request)

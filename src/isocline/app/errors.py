@@ -10,7 +10,9 @@ __all__ = ["disk_full", "one_line"]
 
 def disk_full(error: BaseException | None) -> str | None:
     """Say where the disk is full and what frees space, if that is what an error, or one of its causes, means."""
-    while error is not None:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             place = error.filename or Path.cwd()
             return f"disk full at {place}; free space (for instance `dvc gc --workspace`), then run again"

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from isocline.app.artifacts import build, load_config, load_tensors
+from isocline.app.artifacts import build, load_config, load_tensors, restore
 from isocline.app.judge_files import CONFIG, NGRAM, WEIGHTS
 from isocline.metrics.judge_image import ImageJudge
 from isocline.metrics.judge_text import negative_log_likelihood
@@ -26,12 +26,8 @@ def _load_network(directory: Path, device: str | torch.device) -> nn.Module:
         raise FileNotFoundError(f"{directory / CONFIG} is missing; run `dvc repro` to make it, or `dvc pull`")
     config = load_config(directory / CONFIG, ["network"])
     network: nn.Module = build(config["network"])
-    try:
-        network.load_state_dict(load_tensors(directory / WEIGHTS))
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"{directory / WEIGHTS} does not fit {CONFIG} beside it: {reason}") from error
-    return network.to(device).eval().requires_grad_(False)
+    restore(network, directory / WEIGHTS, device)
+    return network
 
 
 def load_image_judge(directory: Path = Path("data/judges/images"), device: str | torch.device = "cpu") -> ImageJudge:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from isocline.app.artifacts import CONFIG, WEIGHTS, build, load_config, load_tensors
+from isocline.app.artifacts import CONFIG, WEIGHTS, build, load_config, restore
 from isocline.networks.autoencoder import Autoencoder
 
 __all__ = ["FOLDER", "carry_autoencoder", "load_autoencoder"]
@@ -24,12 +24,8 @@ def load_autoencoder(directory: Path, device: str | torch.device = "cpu") -> Aut
         ValueError: if it is damaged.
     """
     network: Autoencoder = build(load_config(directory / CONFIG)["network"])
-    try:
-        network.load_state_dict(load_tensors(directory / WEIGHTS))
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"{directory / WEIGHTS} does not fit {CONFIG} beside it: {reason}") from error
-    return network.to(device).eval().requires_grad_(False)
+    restore(network, directory / WEIGHTS, device)
+    return network
 
 
 def carry_autoencoder(source: Path, target: Path) -> None:

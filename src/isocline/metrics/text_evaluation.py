@@ -35,12 +35,12 @@ class Generated(NamedTuple):
 
     Attributes:
         tokens: int64 ``(N, L)`` on the CPU.
-        nfe: largest number of function evaluations that any of them took.
+        nfe: function evaluations that each of them took, int64 ``(N,)`` on the CPU.
         seconds: wall-clock time, for the tracker only.
     """
 
     tokens: Tensor
-    nfe: int
+    nfe: Tensor
     seconds: float
 
 
@@ -80,7 +80,8 @@ class TextEvaluation:
     """What `evaluate_text` found.
 
     Attributes:
-        values: metric name to NFE to one value per sampling seed; ``spent_nfe`` is what a budget really cost.
+        values: metric name to NFE to one value per sampling seed; ``spent_nfe`` is what a sequence really cost on
+            average, ``spent_nfe_most`` what the dearest one did.
         nfe: budgets, in order.
         texts: generated texts of the first seed, by NFE.
         trajectory: one sequence from t = 1 to 0.
@@ -113,18 +114,29 @@ def generate(
     nfe: int,
     batch_size: int,
     device: str | torch.device = "cpu",
+    labels: Tensor | None = None,
 ) -> Generated:
-    """Generate ``count`` sequences under sampling seed ``index``; a batch has its own random stream."""
-    parts, spent, began = [], 0, time.perf_counter()
+    """Generate ``count`` sequences under sampling seed ``index``; a batch has its own random stream.
+
+    With the ``labels`` ``(M,)`` of real text each sequence has a class drawn from among them.
+    """
+    parts, spent, began = [], [], time.perf_counter()
+    classes = _drawn(labels, count, generator(seed, "classes", index))
     for start in range(0, count, batch_size):
         rows = min(batch_size, count - start)
         stream = generator(seed, "generate", index, start, device=device)
+        given = {} if classes is None else {"cond": classes[start : start + rows].to(device)}
         with torch.inference_mode():
-            solution = sampler.sample(network, process, (rows, length), nfe, stream)
+            solution = sampler.sample(network, process, (rows, length), nfe, stream, **given)
             solution.raise_on_failure()
         parts.append(solution.final.long().cpu())
-        spent = max(spent, int(solution.stats.nfe.max()))
-    return Generated(torch.cat(parts), spent, time.perf_counter() - began)
+        spent.append(solution.stats.nfe.long().cpu())
+    return Generated(torch.cat(parts), torch.cat(spent), time.perf_counter() - began)
+
+
+def _drawn(labels: Tensor | None, count: int, stream: torch.Generator) -> Tensor | None:
+    """Draw ``count`` of the labels, with replacement; None of none."""
+    return None if labels is None else labels.cpu()[torch.randint(len(labels), (count,), generator=stream)]
 
 
 def evaluate_text(
@@ -137,6 +149,7 @@ def evaluate_text(
     seed: int,
     *,
     budgets: Sequence[int] | None = None,
+    labels: Tensor | None = None,
     device: str | torch.device = "cpu",
     progress: Callable[[str], None] = lambda _: None,
 ) -> TextEvaluation:
@@ -152,6 +165,8 @@ def evaluate_text(
         seed: run seed.
         budgets: NFE to measure at; by default the settings' for a process, and the length alone without one, since
             an autoregressive model spends one evaluation per token.
+        labels: class of every held-out sequence, ``(M,)``, for a class-conditional model: what it writes has classes
+            as frequent. None asks it for none.
         device: where the network is.
         progress: told what has just been measured.
     """
@@ -165,17 +180,18 @@ def evaluate_text(
             made = generate(
                 network, process, sampler,
                 seed=seed, index=index, count=settings.sequences, length=length, nfe=nfe,
-                batch_size=settings.batch_size, device=device,
+                batch_size=settings.batch_size, device=device, labels=labels,
             )  # fmt: skip
             for name, value in _measure(made.tokens, settings.metrics.values(), reference).items():
                 values.setdefault(name, {}).setdefault(nfe, []).append(value)
-            values.setdefault("spent_nfe", {}).setdefault(nfe, []).append(float(made.nfe))
+            for name, spent in (("spent_nfe", made.nfe.double().mean()), ("spent_nfe_most", made.nfe.max())):
+                values.setdefault(name, {}).setdefault(nfe, []).append(float(spent))
             seconds += made.seconds
             if index == 0:
                 texts[nfe] = [reference.decode(row) for row in made.tokens[: settings.texts]]
         rates[nfe] = settings.sequences * settings.seeds * length / max(seconds, 1e-9)
         progress(f"NFE {nfe}: {_summary(values, nfe)}")
-    trajectory = _trajectory(network, process, sampler, reference, settings, length, seed, device)
+    trajectory = _trajectory(network, process, sampler, reference, settings, length, seed, device, labels)
     return TextEvaluation(values, tuple(chosen), texts, trajectory, rates)
 
 
@@ -196,11 +212,14 @@ def _trajectory(
     length: int,
     seed: int,
     device: str | torch.device,
+    labels: Tensor | None,
 ) -> list[TextSample]:
     """Decode evenly spaced states of one sequence, start and end included."""
-    stream = generator(seed, "trajectory", device=device)
+    stream, shape = generator(seed, "trajectory", device=device), (1, length)
+    classes = _drawn(labels, 1, generator(seed, "trajectory-class"))
+    given = {} if classes is None else {"cond": classes.to(device)}
     with torch.inference_mode():
-        solution = sampler.sample(network, process, (1, length), settings.trajectory_nfe, stream, save_steps=True)
+        solution = sampler.sample(network, process, shape, settings.trajectory_nfe, stream, save_steps=True, **given)
         solution.raise_on_failure()
     states = solution.ys[:, 0].long().cpu()
     times = solution.ts.double().cpu().reshape(len(states), -1)[:, 0]

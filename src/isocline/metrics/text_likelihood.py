@@ -35,7 +35,8 @@ __all__ = [
 OWN, LEFT_TO_RIGHT, ANY_ORDER = "own", "left_to_right", "any_order"
 """Names of likelihoods: the objective's own, and the two by the chain rule."""
 
-_Score = Callable[[Tensor, torch.Generator], LikelihoodEstimate]
+_Score = Callable[..., LikelihoodEstimate]
+"""``score(rows, stream, **given)`` with ``cond`` given to a class-conditional model."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ def text_likelihoods(
     strata: int,
     chain_sequences: int,
     batch_size: int,
+    labels: Tensor | None = None,
     device: str | torch.device = "cpu",
 ) -> dict[str, TextLikelihood]:
     """Score held-out sequences by every likelihood that the model has.
@@ -102,6 +104,7 @@ def text_likelihoods(
         chain_sequences: so many rows, evenly spaced, are scored by the chain rule, L evaluations each and order; 0 for
             none.
         batch_size: rows scored at once.
+        labels: class of each row, ``(N,)``, for a class-conditional model, whose likelihood is then given the class.
         device: where the network is.
 
     Returns:
@@ -110,13 +113,19 @@ def text_likelihoods(
     ways: dict[str, tuple[_Score, int]] = {}
     own = getattr(objective, "negative_log_likelihood", None)
     if own is not None:
-        ways[OWN] = (lambda rows, stream: own(network, rows, stream, strata), len(tokens))
+        ways[OWN] = (lambda rows, stream, **given: own(network, rows, stream, strata, **given), len(tokens))
     kernel, chain = getattr(objective, "process", None), getattr(objective, "left_to_right_likelihood", None)
     if chain is not None and chain_sequences:
-        ways[LEFT_TO_RIGHT] = (lambda rows, _: chain(network, rows), chain_sequences)
+        ways[LEFT_TO_RIGHT] = (lambda rows, _, **given: chain(network, rows, **given), chain_sequences)
     elif isinstance(kernel, AbsorbingKernel) and chain_sequences:
-        ways[LEFT_TO_RIGHT] = (lambda rows, _: left_to_right_likelihood(network, kernel, rows), chain_sequences)
-        ways[ANY_ORDER] = (lambda rows, stream: any_order_likelihood(network, kernel, rows, stream), chain_sequences)
+        ways[LEFT_TO_RIGHT] = (
+            lambda rows, _, **given: left_to_right_likelihood(network, kernel, rows, **given),
+            chain_sequences,
+        )
+        ways[ANY_ORDER] = (
+            lambda rows, stream, **given: any_order_likelihood(network, kernel, rows, stream, **given),
+            chain_sequences,
+        )
     found = {}
     for name, (score, count) in ways.items():
         rows, nats, kind = spread_rows(len(tokens), count), torch.full((len(tokens),), torch.nan).double(), ""
@@ -124,8 +133,9 @@ def text_likelihoods(
             part = rows[start : start + batch_size]
             purpose = "likelihood" if name == OWN else f"likelihood-{name}"
             stream = generator(seed, purpose, start, device=device)
+            given = {} if labels is None else {"cond": labels[part].to(device)}
             with torch.inference_mode():
-                scored = score(tokens[part].to(device), stream)
+                scored = score(tokens[part].to(device), stream, **given)
             nats[part] = scored.nats.double().cpu()
             kind = scored.kind
         found[name] = TextLikelihood(nats, characters, tokens.shape[1], kind)

@@ -173,6 +173,7 @@ def _likelihood_table(models: Sequence[Model], colours: Mapping[str, int]) -> ta
             _distance_cell(model, base),
             _effort(model),
             tables.Cell(run=f"{'distill' if model.teacher else 'train'}@{model.name}"),
+            tables.Cell(count(model.parameters), value=model.parameters) if model.parameters else tables.Cell(),
             tables.likelihood_cell(model.reading("perplexity")),
             _tighter_cell(model, "left_to_right"),
             _tighter_cell(model, "any_order"),
@@ -186,6 +187,7 @@ def _likelihood_table(models: Sequence[Model], colours: Mapping[str, int]) -> ta
         f"distance to {base.name}" if base else "distance",
         "training",
         "time",
+        "parameters",
         "perplexity",
         "left to right",
         "random orders",
@@ -206,8 +208,20 @@ def _likelihood_table(models: Sequence[Model], colours: Mapping[str, int]) -> ta
             "the exact model, and held against nothing else."
         )
     return tables.Table(
-        "Held-out likelihood (lower is better)", columns, tables.mark_best(rows, {0: True, 1: True, 4: True}), note
+        "Held-out likelihood (lower is better)", columns, tables.mark_best(rows, {0: True, 1: True, 5: True}), note
     )
+
+
+def sampler_of(model: Model) -> str:
+    """The sampler that the model was evaluated with, and what is inside it, by the names of their classes."""
+    section = (model.metrics.get("protocol") or {}).get("sampler")
+    if not isinstance(section, Mapping):
+        return ""
+    inside = [str(part["_target_"]) for part in section.values() if isinstance(part, Mapping) and "_target_" in part]
+    first, *more = (
+        name.rpartition(".")[2].removesuffix("Sampler") for name in (str(section.get("_target_", "")), *inside)
+    )
+    return f"{first} ({', '.join(more)})" if more else first
 
 
 def _frontier_table(models: Sequence[Model], colours: Mapping[str, int]) -> tables.Table:
@@ -227,7 +241,8 @@ def _frontier_table(models: Sequence[Model], colours: Mapping[str, int]) -> tabl
     for model in models:
         perplexity, entropy = model.curve("generative_perplexity"), model.curve("entropy")
         cells = tuple(cell(perplexity.get(nfe), entropy.get(nfe)) for nfe in steps)
-        rows.append(tables.Row(model.name, cells, tables.origin(model), colours.get(model.name)))
+        note = ", ".join(part for part in (tables.origin(model), sampler_of(model)) if part)
+        rows.append(tables.Row(model.name, cells, note, colours.get(model.name)))
     floors = [tables.floor_reading(models, name) for name in ("generative_perplexity", "entropy")]
     if steps and floors[0] is not None:
         cells = (cell(*floors), *(tables.Cell("") for _ in steps[1:]))
@@ -235,7 +250,8 @@ def _frontier_table(models: Sequence[Model], colours: Mapping[str, int]) -> tabl
     seeds = next((r.n for m in models for r in m.curve("generative_perplexity").values() if r.n), None)
     spread = f"± standard deviation over {seeds} sampling seeds. " if seeds and seeds > 1 else ""
     note = (
-        f"Perplexity under the judge, {spread}Below it the mean entropy of a text’s own tokens, nats: a perplexity "
+        f"Under each name its sampler. Perplexity under the judge, {spread}"
+        "Below it the mean entropy of a text’s own tokens, nats: a perplexity "
         "lower than real text’s at a lower entropy is bought with repetition, so no best is marked."
     )
     return tables.Table("Frontier: generative perplexity and entropy by NFE", tuple(map(str, steps)), tuple(rows), note)
@@ -264,7 +280,9 @@ def _variety_table(models: Sequence[Model], colours: Mapping[str, int]) -> table
         if nfe is None:
             continue
         speed = tables.Cell(run=f"evaluate-text@{model.name}", timing=f"tokens_per_second_nfe_{nfe}")
-        cells = (tables.Cell(str(nfe)), *(tables.cell(curve.get(nfe)) for curve in curves), speed)
+        spent = model.curve("spent_nfe").get(nfe)
+        asked = tables.Cell(str(nfe), "" if spent is None else f"{number(spent.mean)} spent")
+        cells = (asked, *(tables.cell(curve.get(nfe)) for curve in curves), speed)
         rows.append(tables.Row(model.name, cells, tables.origin(model), colours.get(model.name)))
     floors = [tables.floor_reading(models, metric) for metric in kept]
     if rows and any(floor is not None for floor in floors):
@@ -272,7 +290,8 @@ def _variety_table(models: Sequence[Model], colours: Mapping[str, int]) -> table
         rows.append(tables.Row(FLOOR, cells, "reference", reference=True))
     areas = "MAUVE: overlap with held-out text among clusters of texts, 1 at most, higher is nearer. "
     note = (
-        "At each model’s most evaluations, over sets of the same size. Jensen–Shannon: from the character 3-grams of "
+        "At each model’s most evaluations, below them what a sequence spent on average; over sets of the same size. "
+        "Jensen–Shannon: from the character 3-grams of "
         "held-out text, bits, lower is nearer. Real words: share that the training text knows, higher is nearer. "
         "Distinct: share of word n-grams that are not repeats. Self-BLEU: how much the texts repeat one another. "
         f"{areas if any(name.startswith('mauve') for name in kept) else ''}The row of held-out text says what real "
@@ -325,6 +344,7 @@ def protocol_facts(models: Sequence[Model], card: Mapping[str, Any]) -> list[tup
         + (f"; {count(chained)} of them by the chain rule" if chained else "")
         if scored
         else "",
+        "Classes": protocol.get("classes"),
         "Generated": f"{count(sequences)} sequences at each NFE and each of {seeds} sampling seeds"
         if sequences
         else "",

@@ -28,7 +28,17 @@ LOWER_IS_BETTER = frozenset(
 """Metrics whose smaller value is better; all others are better when larger, or have no better (entropy)."""
 
 NEUTRAL = frozenset(
-    {"entropy", "class_entropy", "spent_nfe", "memorisation", "distinct_1", "distinct_2", "self_bleu_3", "self_bleu_4"}
+    {
+        "entropy",
+        "class_entropy",
+        "spent_nfe",
+        "spent_nfe_most",
+        "memorisation",
+        "distinct_1",
+        "distinct_2",
+        "self_bleu_3",
+        "self_bleu_4",
+    }
 )
 """Metrics that are not better at either end: they are read against the floor of real data."""
 
