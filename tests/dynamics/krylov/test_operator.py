@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from isocline.dynamics.krylov import LinearOperator, hessian_operator, jacobian_operator
 
@@ -49,26 +50,53 @@ class NoForward(torch.autograd.Function):
         return grad * x.cos()
 
 
-@pytest.mark.parametrize("t", [torch.tensor(0.7), torch.tensor([0.1, 0.5, 0.9])], ids=["shared", "own"])
-def test_products_are_those_of_the_dense_jacobian(t):
-    x, cond = normal(3, 2, 4), normal(3)
-    operator = jacobian_operator(network, t, x, cond)
-    dense, v = dense_jacobian(network, t.double(), x, cond), normal(3, 8)
-    torch.testing.assert_close(operator.matvec(v), torch.einsum("bij,bj->bi", dense, v), rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(operator.rmatvec(v), torch.einsum("bji,bj->bi", dense, v), rtol=1e-12, atol=1e-12)
+class Once(torch.autograd.Function):
+    """A sine that can be differentiated backwards once, and on dual numbers."""
+
+    @staticmethod
+    def forward(x):
+        return x.sin()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        return grad * x.cos()
+
+    @staticmethod
+    def jvp(ctx, tangent):
+        (x,) = ctx.saved_tensors
+        return tangent * x.cos()
 
 
-def test_a_field_without_forward_mode_is_differentiated_twice_backwards():
+@torch.no_grad()
+def without_graph(x):
+    return x.sin()
+
+
+@pytest.mark.parametrize("sine", [NoForward.apply, Once.apply, without_graph], ids=["no dual", "once", "no graph"])
+def test_a_field_without_one_kind_of_derivative_has_products_by_the_other(sine):
     mix = normal(5, 5)
 
     def field(t, x, cond):
-        return NoForward.apply(x @ mix) * x
+        return sine(x @ mix)
 
     x, v = normal(3, 5), normal(3, 5)
     operator = jacobian_operator(field, 0.0, x)
-    dense = dense_jacobian(lambda t, x, cond: (x @ mix).sin() * x, torch.tensor(0.0), x, None)
+    dense = dense_jacobian(lambda t, x, cond: (x @ mix).sin(), torch.tensor(0.0), x, None)
     for _ in range(2):  # The second product uses the graph of the first.
         torch.testing.assert_close(operator.matvec(v), torch.einsum("bij,bj->bi", dense, v), rtol=1e-12, atol=1e-12)
+
+
+def test_a_field_cut_off_from_its_graph_is_not_taken_for_a_constant():
+    operator = jacobian_operator(lambda t, x, cond: without_graph(x), 0.0, normal(2, 3))
+    with pytest.raises(RuntimeError, match="no_grad"):
+        operator.rmatvec(normal(2, 3))
 
 
 def test_attention_has_products_of_both_kinds():
