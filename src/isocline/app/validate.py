@@ -124,6 +124,10 @@ RULES: dict[str, Rule] = {
     "plugins.*.samples": _COUNT,
     "plugins.*.reference_nfe": Rule(int, low=1, optional=True),
     "plugins.*.nfe": Rule(list, optional=True),
+    "depth": _SECTION,
+    "depth.study": _SECTION,
+    "depth.variants": _SECTION,
+    "depth.variants.*": _SECTION,
     "report": Rule(dict, optional=True),
 }
 for _side in ("models.*", "students.*", "densities.*", "autoencoders.*"):
@@ -140,6 +144,8 @@ OPEN = (
     "judge.*",
     "evaluation.*",
     "plugins.*",
+    "depth.*",
+    "depth.variants.*",
     "report",
     "matrix.*",
     "models",

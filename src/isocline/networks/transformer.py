@@ -151,12 +151,12 @@ class Transformer(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         """Map embeddings ``(B, L, D)`` and an optional condition ``(B, D)`` to features ``(B, L, D)``."""
-        return self.features(self.integrator(self._stack(), x + self.positions[:, : x.shape[1]], c), c)
+        return self.features(self.integrator(self.stack, x + self.positions[:, : x.shape[1]], c), c)
 
     def trajectory(self, x: Tensor, c: Tensor | None = None) -> list[Tensor]:
         """The states before the stack and after every layer, ``depth`` + 1 of ``(B, L, D)``; `features` reads them."""
         x = x + self.positions[:, : x.shape[1]]
-        return [x, *self.integrator.trajectory(self._stack(), x, c)]
+        return [x, *self.integrator.trajectory(self.stack, x, c)]
 
     def features(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         """The final norm of a state ``(B, L, D)`` under the condition ``(B, D)`` or None."""
@@ -166,9 +166,10 @@ class Transformer(nn.Module):
         shift, scale = self.modulation(c).unsqueeze(1).chunk(2, dim=-1)
         return torch.addcmul(shift, x, 1 + scale)
 
-    def _stack(self) -> list[Block]:
-        blocks = list(self.blocks)
-        return cast("list[Block]", blocks)
+    @property
+    def stack(self) -> list[Block]:
+        """The blocks, as what they are."""
+        return cast("list[Block]", list(self.blocks))
 
     def residual_layers(self) -> list[ResidualLayer]:
         """Return the blocks; none where the integrator takes them apart, so that they are not evaluated as a whole."""
@@ -289,7 +290,11 @@ class TokenTransformer(nn.Module):
     def forward(self, t: Tensor | None, z: Tensor, cond: Tensor | None = None) -> Tensor:
         """Map tokens ``z`` ``(B, L)`` at time ``t`` to logits ``(B, L, V)``; ``t`` may be None when not used."""
         c = None if self.condition is None or t is None else self.condition(t, cond)
-        return F.linear(self.trunk(self.embed(z), c), self.embed.weight, self.bias)
+        return self.logits(self.trunk(self.embed(z), c))
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits ``(…, V)`` of the trunk's features ``(…, D)``."""
+        return F.linear(features, self.embed.weight, self.bias)
 
     def empty_cache(self, batch: int) -> KeyValueCache:
         """Return the cache that `decode_step` starts from.
@@ -320,5 +325,4 @@ class TokenTransformer(nn.Module):
             x, key, value = block.decode(x, key, value)
             keys.append(key)
             values.append(value)
-        logits = F.linear(self.trunk.norm(x[:, 0]), self.embed.weight, self.bias)
-        return logits, KeyValueCache(keys, values)
+        return self.logits(self.trunk.norm(x[:, 0])), KeyValueCache(keys, values)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
-from isocline.networks.depth.block import ResidualBlock
+from isocline.networks.depth.block import Branch, ResidualBlock
 from isocline.networks.depth.integrator import AbstractDepthIntegrator
 from isocline.shapes import expand_like
 from isocline.solvers.controller import AbstractController, PIDController, root_mean_square
@@ -35,6 +36,11 @@ class TiedField(nn.Module):
         """The slope at depth ``t`` ``()`` or ``(B,)`` and ``x`` ``(B, L, D)`` under the condition ``(B, D)``."""
         s = expand_like(t / self.depth, x).to(x.dtype)
         return self.block.branches(cond).field(x + s * (self.shift[0] + s * self.shift[1]))
+
+
+def _slope(field: TiedField, t: float, c: Tensor | None, x: Tensor) -> Tensor:
+    slope: Tensor = field(torch.tensor(t, dtype=torch.float64, device=x.device), x, c)
+    return slope
 
 
 def first_position(scaled: Tensor) -> Tensor:
@@ -78,6 +84,12 @@ class Continuous(AbstractDepthIntegrator):
     def blocks(self) -> int:
         """One."""
         return 1
+
+    def fields(self, blocks: Iterable[ResidualBlock], c: Tensor | None) -> list[Branch]:
+        """The field at the beginning of each layer, t = 0, 1, …"""
+        (block,) = blocks
+        field = TiedField(block, self.shift, self.depth)
+        return [functools.partial(_slope, field, float(t), c) for t in range(self.depth)]
 
     def solution(self, blocks: Iterable[ResidualBlock], x: Tensor, c: Tensor | None, saveat: SaveAt = _END) -> Solution:
         """Integrate; the statistics say how many evaluations each sequence took.

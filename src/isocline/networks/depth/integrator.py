@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from isocline.networks.depth.block import ResidualBlock
+from isocline.networks.depth.block import Branch, ResidualBlock
 
 __all__ = ["AbstractBlockwise", "AbstractDepthIntegrator", "DepthStep"]
 
@@ -38,6 +38,10 @@ class AbstractDepthIntegrator(nn.Module, ABC):
     def blocks(self) -> int:
         """As many as the depth, unless weights are shared in depth."""
         return self.depth
+
+    def fields(self, blocks: Iterable[ResidualBlock], c: Tensor | None) -> list[Branch]:
+        """The fields F_0, F_1, … that are integrated over layer 0, 1, …, under one condition."""
+        return [block.branches(c).field for block in blocks]
 
     @abstractmethod
     def trajectory(self, blocks: Iterable[ResidualBlock], x: Tensor, c: Tensor | None) -> Iterator[Tensor]:
