@@ -118,7 +118,9 @@ class History(Callback):
         self.count += 1
         step = trainer.global_step
         if step % self.every == 0 or step == pl_module.steps:
-            self.close(step, trainer.optimizers[0].param_groups[0]["lr"])
+            group = trainer.optimizers[0].param_groups[0]
+            # Optimisers that control their step take no longer one than lr.
+            self.close(step, group.get("step_size", group["lr"]))
 
     def collect(self) -> dict[str, float]:
         """Bring the sums to the host."""

@@ -73,24 +73,28 @@ class GenerativeModule(LightningModule):
         self.steps = steps
         self.warmup = warmup
         self.final_lr = final_lr
+        self.evaluated_step = -1
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of one batch; raise `NonFiniteLossError` before a bad step can reach the weights."""
         draws = generator(self.seed, "objective", self.global_step, device=self.device)
         loss: Loss = self.objective(self.network, Batch(*batch), draws)
+        # An optimiser may ask for gradients at several points a step; where the step starts is what counts.
+        if self.evaluated_step == self.global_step:
+            return loss.total
         if loss.total.device.type == "cpu" and not math.isfinite(loss.total.item()):
             raise NonFiniteLossError(
                 f"the loss is {loss.total.item()} at step {self.global_step}; "
                 "lower optimizer.lr or trainer.gradient_clip (the last good checkpoint is kept)"
             )
-        self.last_loss = loss
+        self.last_loss, self.evaluated_step = loss, self.global_step
         return loss.total
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, then update the average and what the objective keeps: a checkpoint at the batch's end has them all."""
+        """Step, then update what the objective keeps and the average: a checkpoint at the batch's end has them all."""
         super().optimizer_step(*args, **kwargs)
+        self.objective.after_step(self.network, self.global_step + 1)  # may project the weights that are averaged
         self.average.update(self.network)  # type: ignore[operator]
-        self.objective.after_step(self.network, self.global_step + 1)
 
     def configure_gradient_clipping(
         self,
