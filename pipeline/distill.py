@@ -8,6 +8,7 @@ from typing import Any
 from isocline.app.adapters import save_adapter
 from isocline.app.artifacts import build, load_model, save_model
 from isocline.app.latent_space import carry_autoencoder
+from isocline.app.regularisers import recorded
 from isocline.app.student_network import start_network
 from isocline.app.training_stage import finish, teacher_costs, train, training_tensors
 from isocline.randomness import derive_seed
@@ -25,11 +26,12 @@ def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
     run.tag("isocline.teacher", section["teacher"])
     result = train(run, f"distil {item}", network, objective, section, tensors, seed)
     config = {
-        **teacher.config,
+        **{key: part for key, part in teacher.config.items() if key != "regularisers"},
         "name": item,
         "teacher": section["teacher"],
         "network": network_section,
         "distillation": section["objective"],
+        **recorded(section),
     }
     save_model(Path("data/models") / item, result.network, config, result.history, result.averages, teacher.process)
     save_adapter(Path("data/models") / item, result.network, section["teacher"])

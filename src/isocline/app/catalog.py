@@ -22,6 +22,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "couplings": ("coupling",),
     "kernels": ("kernel",),
     "objectives": ("objective",),
+    "regularisers": ("regulariser",),
     "networks": ("network",),
     "autoencoders": ("autoencoder",),
     "optimizers": ("optimizer",),

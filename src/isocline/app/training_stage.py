@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,12 +13,14 @@ from torch import Tensor, nn
 
 from isocline.app.artifacts import build, load_tensors, save_model, write_history
 from isocline.app.latent_space import carry_autoencoder
+from isocline.app.regularisers import average_misfit, built, recorded
 from isocline.datasets.storage import write_json
 from isocline.objectives.base import Distiller, Objective
 from isocline.randomness import derive_seed
 from isocline.tracking.stage import StageRun
 from isocline.training.fit import FitResult, fit
 from isocline.training.module import GenerativeModule
+from isocline.training.regularisation.regularised import Regularised
 from isocline.training.settings import FitSettings
 
 __all__ = ["finish", "teacher_costs", "train", "train_model", "training_tensors"]
@@ -39,14 +42,27 @@ def train(
         label: name shown with the progress.
         network: what is trained, as it starts.
         objective: turns a batch into a loss.
-        section: holds ``optimizer``, ``ema`` and ``trainer``.
+        section: holds ``optimizer``, ``ema`` and ``trainer``, and ``regularisers`` if there are any.
         tensors: the training data by role.
         seed: specific to what is trained.
+
+    Returns:
+        The averaged network, of the parameters that its section builds, whatever regularisers made of them.
+
+    Raises:
+        ValueError: if a regulariser does not suit.
     """
     settings: FitSettings = build(section["trainer"])
+    regularisers = built(section)
+    if reason := average_misfit(regularisers, section["ema"]):
+        raise ValueError(f"{label}: {reason}")
+    regularised = Regularised(objective, regularisers)
+    if settings.compile and regularised.hooked:
+        print(f"{label}: not compiled, for the hooks of {', '.join(regularised.hooked)}", flush=True)
+        settings = dataclasses.replace(settings, compile=False)
     module = GenerativeModule(
         network,
-        objective,
+        regularised if regularisers else objective,
         build(section["optimizer"]),
         build(section["ema"]),
         seed=seed,
@@ -54,7 +70,9 @@ def train(
         warmup=settings.warmup,
         final_lr=settings.final_lr,
     )
-    return fit(module, tensors, settings, run.directory, label=label, log=run.metrics)
+    result = fit(module, tensors, settings, run.directory, label=label, log=run.metrics)
+    regularised.release(result.network)
+    return result
 
 
 def train_model(
@@ -84,6 +102,7 @@ def train_model(
         "process": section.get("process"),
         "network": section["network"],
         "objective": section["objective"],
+        **recorded(section),
     }
     save_model(Path("data/models") / name, result.network, config, result.history, result.averages, process)
     carry_autoencoder(directory, Path("data/models") / name)

@@ -16,6 +16,7 @@ from typing import Any
 from isocline.app.crosschecks import Problem, disagreements
 from isocline.app.fitting import ConfigurationError
 from isocline.app.object_checks import object_problems, objects, show, student_networks
+from isocline.app.regulariser_checks import findings
 from isocline.app.student_checks import student_problems
 
 __all__ = ["RULES", "ConfigurationError", "Problem", "Rule", "check", "problems"]
@@ -135,6 +136,8 @@ for _side in ("models.*", "students.*", "densities.*", "autoencoders.*"):
         if _part != "sampler" or _side in ("models.*", "students.*"):  # its network or its field is the sampler
             RULES[f"{_side}.{_part}"] = _SECTION
     RULES[f"{_side}.trainer.accelerator"] = _ACCELERATOR
+    RULES[f"{_side}.regularisers"] = Rule(dict, optional=True)
+    RULES[f"{_side}.regularisers.*"] = _SECTION
 RULES["models.*.sampler"] = Rule(dict, optional=True)  # `crosschecks` says which models need none
 """Dotted patterns (``*`` is one name) to rules. A section that has rules and no ``_target_`` holds no other keys,
 except those in `OPEN`, whose owners check them."""
@@ -175,6 +178,7 @@ def problems(config: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield every problem of a composition: plain values first, then references and pairings, then objects."""
     plain = [*_plain(config), *_not_finite(config), *_references(config)]
     plain += [*disagreements(config), *student_problems(config)]
+    plain += [] if plain else [Problem(*finding) for finding in findings(config)]
     yield from plain
     broken = {problem.key for problem in plain}
     # A student's network is whole only with what it inherits.
