@@ -19,6 +19,7 @@ from isocline.report import (
     charts,
     classifiers,
     densities,
+    depth,
     epochs,
     language,
     lineage,
@@ -34,7 +35,7 @@ from isocline.report.sources import Model, Sources, TextStep, read_sources
 MASKS = ("[MASK]", "<mask>", "\u2592", "\u2588")
 """How an undecided token may be written, when texts.json does not say (`mask`)."""
 
-CHAPTERS: tuple[ChapterOf, ...] = ()
+CHAPTERS: tuple[ChapterOf, ...] = (depth.chapter,)
 """The chapters that studies fill, in the order of the page."""
 
 
