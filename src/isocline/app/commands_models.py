@@ -1,4 +1,4 @@
-"""Commands that use a trained model: sample, generate, average."""
+"""Commands that use a trained model: sample, generate, analyse, average."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     app.command()(sample)
     app.command()(generate)
+    app.command()(analyse)
     app.command()(average)
 
 
@@ -77,6 +78,20 @@ def generate(
         print(text)
     if written.note:
         print(f"isocline: note: {written.note}", file=sys.stderr)
+
+
+def analyse(
+    run: Annotated[str, _MODEL],
+    out: Annotated[Path | None, typer.Option(help="folder to write to; default: analysis-MODEL")] = None,
+    only: Annotated[str, typer.Option(help="readings, with commas between: decision,geometry,…; default: all")] = "",
+    samples: Annotated[int | None, typer.Option(help="of every reading; default: each one's own", min=2)] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Read a model as a dynamical system: decision times, fixed points, attractors, depth, …; logged to its run."""
+    from isocline.app.analysis_command import AnalysisRequest, analyse_run, show_analysis
+
+    names = tuple(name for name in only.split(",") if name.strip())
+    show_analysis(analyse_run(run, Path(), AnalysisRequest(out, names, samples, seed)))
 
 
 def average(
