@@ -113,3 +113,25 @@ def test_attention_follows_the_relative_bias() -> None:
 def test_a_relative_bias_is_refused_where_attention_is_causal() -> None:
     with pytest.raises(ValueError, match="relative = true"):
         TokenTransformer(7, 6, 8, 1, 2, causal=True, time_conditioned=False, relative=True)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_network_that_is_not_told_the_time_takes_a_class_in_every_token(causal: bool) -> None:
+    network = perturbed(TokenTransformer(7, 5, 16, 2, 2, causal=causal, time_conditioned=False, classes=3))
+    z = torch.arange(15).reshape(3, 5) % 7
+    found = network(None, z, torch.tensor([0, 1, -1]))
+    for row, label in enumerate((0, 1, None)):
+        cond = None if label is None else torch.tensor([label])
+        torch.testing.assert_close(network(None, z[row : row + 1], cond)[0], found[row])
+    same = network(None, z[:1].expand(2, -1), torch.tensor([0, 2]))
+    assert (same[0] - same[1]).abs().amax(-1).min() > 1e-3
+
+
+def test_decoding_with_a_cache_knows_the_class() -> None:
+    network = perturbed(TokenTransformer(7, 5, 16, 2, 2, causal=True, time_conditioned=False, classes=3))
+    z, labels = torch.arange(10).reshape(2, 5) % 7, torch.tensor([2, 0])
+    cache, logits = network.empty_cache(2), []
+    for position in range(5):
+        step, cache = network.decode_step(z[:, position], cache, labels)
+        logits.append(step)
+    torch.testing.assert_close(torch.stack(logits, dim=1), network(None, z, labels))

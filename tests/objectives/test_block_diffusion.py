@@ -180,3 +180,20 @@ def test_what_does_not_fit_is_refused_by_name():
         BlockDiffusion(KERNEL)(random_network(2), Batch(torch.zeros(2, 3, dtype=torch.int64)), stream())
     with pytest.raises(ValueError, match="context_weight = -1"):
         BlockDiffusion(KERNEL, context_weight=-1)
+
+
+def test_losses_and_likelihoods_are_given_the_class():
+    torch.manual_seed(0)
+    network = BlockTransformer(4, 4, 16, 2, 2, 2, classes=2).double()
+    with torch.no_grad():
+        network.label.weight.mul_(50)
+    tokens, objective = law().sample(20, stream()), BlockDiffusion(KERNEL, context_weight=0.5)
+    zero, one = (torch.full((20,), label) for label in (0, 1))
+    losses = [objective(network, Batch(tokens, cond=cond), stream()) for cond in (zero, one)]
+    for term in ("nats_per_mask", "nats_per_following_token"):
+        assert (losses[0].terms[term] - losses[1].terms[term]).abs() > 1e-4
+    for score in (
+        lambda cond: objective.negative_log_likelihood(network, tokens, stream(), 4, cond),
+        lambda cond: objective.left_to_right_likelihood(network, tokens, cond),
+    ):
+        assert (score(zero).nats - score(one).nats).abs().min() > 1e-6

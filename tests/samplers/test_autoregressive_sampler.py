@@ -80,3 +80,19 @@ def test_a_network_that_refuses_a_cache_is_run_in_full():
     network = TokenTransformer(5, 4, 16, 1, 2, causal=True, time_conditioned=True)
     solution = AutoregressiveSampler(temperature=0.0).sample(network, None, (2, 4), 4, torch.Generator())
     assert solution.final.max() <= 3
+
+
+def test_the_class_reaches_the_network_with_and_without_a_cache():
+    torch.manual_seed(0)
+    network = TokenTransformer(7, 10, 32, 2, 4, causal=True, time_conditioned=False, classes=2).double()
+    for table in (network.embed, network.label):
+        torch.nn.init.normal_(table.weight)
+    labels, found = torch.tensor([0, 1] * 10), []
+    for each in (network, _without_cache(network)):
+        stream = torch.Generator().manual_seed(0)
+        found.append(AutoregressiveSampler().sample(each, None, (20, 10), 10, stream, cond=labels).final)
+    assert torch.equal(found[0], found[1])
+    other = AutoregressiveSampler().sample(
+        network, None, (20, 10), 10, torch.Generator().manual_seed(0), cond=1 - labels
+    )
+    assert not torch.equal(found[0], other.final)

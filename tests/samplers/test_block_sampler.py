@@ -180,3 +180,20 @@ def test_what_does_not_suit_is_refused_by_name():
         BlockSampler().sample(transformer(), UniformKernel(11, LinearSurvival()), (2, 8), 4, stream())
     with pytest.raises(ValueError, match="nfe = 0"):
         BlockSampler().sample(transformer(), WORDS, (2, 8), 0, stream())
+
+
+@inner
+def test_the_class_reaches_the_network_with_and_without_a_cache(inner):
+    torch.manual_seed(0)
+    network = BlockTransformer(11, 8, 16, 2, 2, 2, classes=3).double().eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    labels, fixed = torch.tensor([0, 1, 2, -1, 1]), torch.zeros(5, 8, dtype=torch.bool)
+    fixed[0, :6] = fixed[1, 3] = True  # some sequences have nothing to do in some blocks
+    found = [
+        BlockSampler(inner).sample(each, WORDS, (5, 8), 5, stream(4), (torch.arange(8), fixed), cond=cond).final
+        for each, cond in ((network, labels), (Uncached(network), labels), (network, 2 - labels))
+    ]
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ConditionEmbedding", "TimeEmbedding"]
+__all__ = ["ConditionEmbedding", "LabelEmbedding", "TimeEmbedding"]
 
 
 class TimeEmbedding(nn.Module):
@@ -47,13 +47,29 @@ class TimeEmbedding(nn.Module):
         return self.mlp(torch.cat([angles.sin() * self.damping, angles.cos() * self.damping], dim=-1))
 
 
+class LabelEmbedding(nn.Embedding):
+    """A vector for every class label and one for "none", which negative labels and a missing condition stand for.
+
+    Args:
+        classes: number of labels, at least 1.
+        width: of the vectors D.
+    """
+
+    def __init__(self, classes: int, width: int) -> None:
+        super().__init__(classes + 1, width)
+
+    def forward(self, input: Tensor | None) -> Tensor:
+        """Embed labels ``(B,)`` as ``(B, D)``, None as ``(1, D)``."""
+        labels = self.weight.new_full((1,), -1, dtype=torch.int64) if input is None else input
+        return super().forward(torch.where(labels < 0, self.num_embeddings - 1, labels))
+
+
 class ConditionEmbedding(nn.Module):
     """Time and, when there are classes, the label: the vector that modulates every block.
 
     Args:
         width: output width D.
-        classes: number of labels. One more row stands for "none": it is used for negative labels and when no condition
-            is given.
+        classes: number of labels; see `LabelEmbedding`.
         end_time: embed a second time too, the one to which a flow map leads. It adds nothing at first, so that a
             student which starts from its teacher's weights is its teacher.
         time_blur: see `TimeEmbedding`.
@@ -65,7 +81,7 @@ class ConditionEmbedding(nn.Module):
             raise ValueError(f"classes = {classes}: must be 0 (unconditional) or the number of labels")
         self.classes = classes
         self.time = TimeEmbedding(width, blur=time_blur)
-        self.label = nn.Embedding(classes + 1, width) if classes else None
+        self.label = LabelEmbedding(classes, width) if classes else None
         self.end = TimeEmbedding(width, blur=time_blur) if end_time else None
         if self.end is not None:
             for parameter in self.end.mlp[-1].parameters():
@@ -78,6 +94,5 @@ class ConditionEmbedding(nn.Module):
         if self.end is not None:
             c = c + self.end(t if s is None else s)
         if self.label is not None:
-            labels = torch.full((1,), -1, dtype=torch.int64, device=c.device) if cond is None else cond
-            c = c + self.label(torch.where(labels < 0, self.classes, labels))
+            c = c + self.label(cond)
         return self.activation(c)

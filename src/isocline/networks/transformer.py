@@ -17,7 +17,7 @@ from isocline.networks.attention import Attention, KeyValueCache, RelativeBias
 from isocline.networks.depth.block import Branches
 from isocline.networks.depth.euler import Euler
 from isocline.networks.depth.integrator import AbstractDepthIntegrator
-from isocline.networks.embedding import ConditionEmbedding
+from isocline.networks.embedding import ConditionEmbedding, LabelEmbedding
 from isocline.networks.residual_layers import ResidualLayer
 
 __all__ = ["Block", "PatchTransformer", "TokenTransformer", "Transformer"]
@@ -256,7 +256,8 @@ class TokenTransformer(nn.Module):
         causal: autoregressive or bidirectional.
         time_conditioned: whether the time t modulates the network (masked diffusion does not need it: the time
             can be read off the number of masks).
-        classes: number of class labels, 0 for none; needs ``time_conditioned``.
+        classes: number of class labels, 0 for none; they join the time, and the embedding of every token where the
+            network is not told the time.
         relative: whether attention has a learned bias by distance (bidirectional networks only).
         integrator: of the depth; see `Transformer`.
     """
@@ -277,8 +278,6 @@ class TokenTransformer(nn.Module):
         super().__init__()
         if vocab_size < 2:
             raise ValueError(f"vocab_size = {vocab_size}: needs at least one symbol and the mask token")
-        if classes and not time_conditioned:
-            raise ValueError(f"classes = {classes} needs time_conditioned = true")
         self.vocab_size = vocab_size
         self.length = length
         self.embed = nn.Embedding(vocab_size, width)
@@ -286,11 +285,19 @@ class TokenTransformer(nn.Module):
         self.condition = ConditionEmbedding(width, classes) if time_conditioned else None
         self.trunk = Transformer(length, width, depth, heads, causal, time_conditioned, relative, integrator)
         self.bias = nn.Parameter(torch.zeros(vocab_size))
+        self.label = LabelEmbedding(classes, width) if classes and not time_conditioned else None
+        if self.label is not None:
+            nn.init.normal_(self.label.weight, std=0.02)
 
     def forward(self, t: Tensor | None, z: Tensor, cond: Tensor | None = None) -> Tensor:
         """Map tokens ``z`` ``(B, L)`` at time ``t`` to logits ``(B, L, V)``; ``t`` may be None when not used."""
         c = None if self.condition is None or t is None else self.condition(t, cond)
-        return self.logits(self.trunk(self.embed(z), c))
+        return self.logits(self.trunk(self._read(z, cond), c))
+
+    def _read(self, z: Tensor, cond: Tensor | None) -> Tensor:
+        """Embeddings ``(B, L, D)`` of tokens ``(B, L)``, the class's in each."""
+        h: Tensor = self.embed(z)
+        return h if self.label is None else h + self.label(cond).unsqueeze(1)
 
     def logits(self, features: Tensor) -> Tensor:
         """Logits ``(…, V)`` of the trunk's features ``(…, D)``."""
@@ -315,10 +322,12 @@ class TokenTransformer(nn.Module):
             )
         return self.trunk.empty_cache(batch)
 
-    def decode_step(self, token: Tensor, cache: KeyValueCache) -> tuple[Tensor, KeyValueCache]:
+    def decode_step(
+        self, token: Tensor, cache: KeyValueCache, cond: Tensor | None = None
+    ) -> tuple[Tensor, KeyValueCache]:
         """Feed one token ``(B,)``; return the logits ``(B, V)`` of the next position and the longer cache."""
         position = cache.keys[0].shape[2]
-        x = self.embed(token).unsqueeze(1) + self.trunk.positions[:, position : position + 1]
+        x = self._read(token.unsqueeze(1), cond) + self.trunk.positions[:, position : position + 1]
         keys, values = [], []
         for block, key, value in zip(self.trunk.blocks, cache.keys, cache.values, strict=True):
             assert isinstance(block, Block)

@@ -78,7 +78,7 @@ class BlockDiffusion(Objective):
         z = mask_exactly(rows, count, self.process.mask, generator).reshape(x0.shape)
         masked = self.process.undecided(z)
         if self.context_weight > 0:
-            logits, following = network.predictions(z, x0, masked)  # type: ignore[operator]
+            logits, following = network.predictions(z, x0, masked, batch.cond)  # type: ignore[operator]
         else:
             logits = network(torch.ones((), device=z.device), z, batch.cond, clean=x0, where=masked)
         surprise = self._surprise(logits, x0[masked])

@@ -90,7 +90,7 @@ class AutoregressiveSampler:
             prompt: ``(tokens, fixed)``, each ``(B, L)`` or ``(L,)``. A prefix is conditioned on exactly; a token fixed
                 further right is kept, but what stands left of it is drawn without knowing it.
             save_steps: keep every state, the start included; positions ahead hold the begin token.
-            cond: handed to the network.
+            cond: handed to the network, to its ``decode_step`` after the cache.
 
         Returns:
             Solution with int64 ``ys`` ``(K, B, L)``; its times run from 1 (nothing decided) to 0. Where the network
@@ -100,7 +100,7 @@ class AutoregressiveSampler:
         given = Prompt.parse(prompt, shape, begin, generator.device)
         start = given.impose(torch.full(tuple(shape), begin, dtype=torch.int64, device=generator.device))
         problem = MarkovProblem(network, start, 1.0, 0.0, cond, generator=generator)
-        cache = _empty_cache(network, shape[0]) if cond is None else None
+        cache = _empty_cache(network, shape[0])
         if cache is None:
             stepper = _NextToken(_full_reader(begin), begin, self.sharpening)
         else:
@@ -124,7 +124,8 @@ def _previous(z: Tensor, position: int, begin: int) -> Tensor:
 
 def _cached_reader(network: nn.Module, begin: int) -> Callable[..., tuple[Tensor, Any]]:
     def read(problem: AbstractProblem, t: Tensor, z: Tensor, position: int, memory: Any) -> tuple[Tensor, Any]:
-        result: tuple[Tensor, Any] = network.decode_step(_previous(z, position, begin), memory)  # type: ignore[operator]
+        given = () if problem.cond is None else (problem.cond,)
+        result: tuple[Tensor, Any] = network.decode_step(_previous(z, position, begin), memory, *given)  # type: ignore[operator]
         return result
 
     return read

@@ -82,7 +82,7 @@ class BlockSampler:
         tokens = process.prior(whole, generator, generator.device)
         tokens[:, : shape[1]] = given.impose(tokens[:, : shape[1]])
         open_positions = process.undecided(tokens).reshape(shape[0], blocks, size).sum(-1).amax(0).tolist()
-        reader = (CachedReader if hasattr(network, "decode_block") else FullReader)(network, tokens)
+        reader = (CachedReader if hasattr(network, "decode_block") else FullReader)(network, tokens, cond)
         everyone = torch.arange(shape[0], device=tokens.device)
         record = _Record(tokens, shape[1], save_steps)
         for index, steps in enumerate(split_budget(nfe, open_positions)):

@@ -16,16 +16,18 @@ class BlockReader(nn.Module, ABC):
     Args:
         network: has ``block_length``.
         tokens: of the whole sequences ``(B, L)``; whoever samples writes finished blocks into it.
+        cond: of all sequences, or None.
 
     Attributes:
         start: first position of the block at hand.
         end: the one after its last.
     """
 
-    def __init__(self, network: nn.Module, tokens: Tensor) -> None:
+    def __init__(self, network: nn.Module, tokens: Tensor, cond: Any = None) -> None:
         super().__init__()
         self.network = network
         self.tokens = tokens
+        self.cond = cond
         self.start = self.end = 0
 
     @abstractmethod
@@ -50,24 +52,28 @@ class FullReader(BlockReader):
 class CachedReader(BlockReader):
     """Keeps the keys and values of finished blocks, for a network with ``empty_cache`` and ``decode_block``."""
 
-    def __init__(self, network: nn.Module, tokens: Tensor) -> None:
-        super().__init__(network, tokens)
+    def __init__(self, network: nn.Module, tokens: Tensor, cond: Any = None) -> None:
+        super().__init__(network, tokens, cond)
         self.cache = network.empty_cache(len(tokens))  # type: ignore[operator]
         self.read = 0
 
     def forward(self, t: Tensor, z: Tensor, cond: tuple[Tensor, Any]) -> Tensor:
         """See the base class; the first call in a block also reads the finished tokens that are not in the cache."""
-        rows, _ = cond
+        rows, given = cond
         finished = self.tokens[:, self.read : self.start]
         if finished.shape[1]:
             # Every sequence has finished tokens to be read, also those that need no logits now.
             whole = self.tokens[:, self.start : self.end].clone()
             whole[rows] = z
-            logits, self.cache = self.network.decode_block(finished, whole, self.cache)  # type: ignore[operator]
+            logits, self.cache = self._ask(finished, whole, self.cache, self.cond)
             self.read = self.start
             return logits[rows]
         cache = self.cache
         if len(rows) < len(self.tokens):
             cache = type(cache)(*([part[rows] for part in parts] for parts in cache))
-        logits, _ = self.network.decode_block(finished[rows], z, cache)  # type: ignore[operator]
-        return logits
+        return self._ask(finished[rows], z, cache, given)[0]
+
+    def _ask(self, finished: Tensor, z: Tensor, cache: Any, cond: Any) -> tuple[Tensor, Any]:
+        given = () if cond is None else (cond,)
+        result: tuple[Tensor, Any] = self.network.decode_block(finished, z, cache, *given)  # type: ignore[operator]
+        return result
