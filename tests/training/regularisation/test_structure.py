@@ -288,6 +288,14 @@ def test_combinations_that_mean_nothing_are_refused_by_name(regularisers, networ
         Regularised(DenoisingMatching(FLOW), regularisers).prepare(network())
 
 
+@pytest.mark.parametrize("made", [WeightTying, LipschitzCap, SpectralNorm, StochasticDepth, ParameterSmoothness])
+def test_a_composition_is_checked_without_memory(made):
+    with torch.device("meta"):
+        network = patches()
+    Regularised(DenoisingMatching(FLOW), {"one": made()}).fit_network(network)
+    assert all(parameter.is_meta for parameter in network.parameters())
+
+
 def test_layers_that_an_objective_takes_apart_cannot_be_left_out():
     network = BlockTransformer(5, 4, 8, 2, 2, block_length=2)
 

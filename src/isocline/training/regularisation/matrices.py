@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Followed", "largest_singular_value", "linear_maps", "power_step", "start"]
+__all__ = ["Followed", "full_precision", "largest_singular_value", "linear_maps", "power_step", "start"]
 
 
 class Followed(NamedTuple):
@@ -22,6 +23,11 @@ def linear_maps(network: nn.Module) -> list[nn.Module]:
     """Return the linear and convolutional layers whose weights are trained, once for each weight."""
     layers = [(m, m.weight) for m in network.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     return list({id(weight): layer for layer, weight in layers if weight.requires_grad}.values())
+
+
+def full_precision(weight: Tensor) -> contextlib.AbstractContextManager[object]:
+    """Return a context without autocast; the meta device, on which compositions are checked, has none."""
+    return contextlib.nullcontext() if weight.is_meta else torch.autocast(weight.device.type, enabled=False)
 
 
 def matrix(weight: Tensor) -> Tensor:
@@ -44,7 +50,7 @@ def power_step(weight: Tensor, left: Tensor) -> Followed:
 
     Source: *Spectral Normalization for Generative Adversarial Networks*, Miyato et al., 2018, Algorithm 1.
     """
-    with torch.autocast(weight.device.type, enabled=False):
+    with full_precision(weight):
         flat = matrix(weight)
         image = flat @ F.normalize(flat.mT @ left, dim=0)
         value = torch.linalg.vector_norm(image)

@@ -10,6 +10,7 @@ from torch.nn.utils import parametrize
 from isocline.networks.adapter import Adapted
 from isocline.training.regularisation.base import AbstractRegulariser
 from isocline.training.regularisation.matrices import (
+    full_precision,
     largest_singular_value,
     linear_maps,
     matrix,
@@ -32,7 +33,7 @@ class _Normalised(nn.Module):
         self.register_buffer("left", start(weight.detach(), seed))
 
     def forward(self, weight: Tensor) -> Tensor:
-        with torch.autocast(weight.device.type, enabled=False):
+        with full_precision(weight):
             flat = matrix(weight)
             right = F.normalize(flat.detach().mT @ self.left, dim=0)
             value = self.left.clone() @ (flat @ right)
