@@ -39,6 +39,7 @@ def test_a_linear_field_has_its_own_spectrum_everywhere():
     assert means == pytest.approx([80, -1, -80, 2])
     assert row.stiffness_ratio is not None
     assert row.stiffness_ratio.mean == pytest.approx(80)
+    assert row.residual < 1e-12
 
 
 def test_backward_in_time_what_grew_decays():
@@ -55,7 +56,10 @@ def test_a_leading_part_gives_a_lower_bound_of_the_ratio():
         spectrum = spectrum_along(lambda t, x, cond: rates * x, path, steps, generator())
         assert spectrum.complete is (steps == 40)
         ratios.append(float(spectrum.stiffness_ratio))
+        assert int(spectrum.trusted.isnan().sum()) == int((~spectrum.converged).sum())
+        assert spectrum.converged[0, 0, 0] == (spectrum.rows()[0].residual <= 1e-2)
     assert ratios == sorted(ratios)
+    assert torch.equal(spectrum.trusted, spectrum.values)
     assert ratios[0] < 2
     assert ratios[-1] == pytest.approx(1000, rel=1e-6)
 

@@ -176,6 +176,13 @@ def test_stiff_methods_have_no_longest_step_and_no_margin():
     assert math.isinf(largest_stable_step(solvers.Euler(), torch.tensor([2.0, 0.0], dtype=torch.complex128)))
 
 
+def test_values_that_are_not_known_limit_nothing():
+    known = torch.tensor([-4.0, 1j], dtype=torch.complex128)
+    unknown = torch.cat([known, torch.full((2,), math.nan, dtype=torch.complex128)])
+    assert largest_stable_step(solvers.RK4(), unknown) == largest_stable_step(solvers.RK4(), known)
+    assert math.isinf(largest_stable_step(solvers.RK4(), unknown[2:]))
+
+
 def test_friction_keeps_leapfrog_stable_over_the_same_step():
     # The damped oscillator of eigenvalues z and its conjugate: the kick is exact in the friction.
     z = torch.tensor([-0.3 + 1.8j, -0.3 + 2.3j, -1.0 + 0.5j], dtype=torch.complex128)

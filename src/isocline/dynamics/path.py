@@ -54,11 +54,13 @@ def follow(
     cond: Any = None,
     *,
     stepper: AbstractStepper | None = None,
-    rtol: float = 1e-5,
-    atol: float = 1e-6,
+    rtol: float = 1e-3,
+    atol: float = 1e-4,
     max_steps: int = 10_000,
 ) -> FieldPath:
     """Solve from the first time on, and keep the states at all of them.
+
+    The default tolerances give typical states, which is all that derivatives along a path need.
 
     Args:
         field: ``f(t, x, cond) -> dx``.

@@ -31,6 +31,7 @@ class SpectrumRow(NamedTuple):
         oscillation: largest imaginary part.
         stiffness_ratio: ``max |Re λ| / min |Re λ|``; None where no sample has two real parts to compare.
         horizon: ``|λ|max (t1 - t0)``, the number of shortest time constants in the whole span.
+        residual: of the leading value in units of the radius, the worst of all samples: what the radius is worth.
         converged: share of the values that have converged.
     """
 
@@ -41,6 +42,7 @@ class SpectrumRow(NamedTuple):
     oscillation: Estimate
     stiffness_ratio: Estimate | None
     horizon: Estimate
+    residual: float
     converged: float
 
 
@@ -69,6 +71,11 @@ class PathSpectrum:
     def converged(self) -> Tensor:
         """Which values have a residual below one per cent of the radius, bool, shape (K, B, k)."""
         return self.residuals <= _CONVERGED * self.values.abs().amax(-1, keepdim=True)
+
+    @property
+    def trusted(self) -> Tensor:
+        """The values, NaN where they have not converged, as `largest_stable_step` takes them; shape (K, B, k)."""
+        return torch.where(self.converged, self.values, math.nan)
 
     @property
     def radius(self) -> Tensor:
@@ -116,6 +123,7 @@ class PathSpectrum:
                 _mean(oscillation[index]),
                 _mean(known) if len(known) else None,
                 _mean(self.horizon[index]),
+                float((self.residuals[index, :, 0] / self.radius[index]).nan_to_num(0.0).max()),
                 float(self.converged[index].double().mean()),
             )
             found.append(row)

@@ -36,7 +36,8 @@ __all__ = [
 _SLACK = 1e-9
 
 # Lengths at which a ray is looked at before the first change is bisected.
-_SHORTEST, _LONGEST, _FACTOR = 1e-4, 1e6, 1.03
+_SHORTEST, _LONGEST, _FACTOR = 1e-4, 1e6, 1.05
+_AT_ONCE = 48
 _CHUNK = 200_000
 
 
@@ -103,6 +104,8 @@ def amplification(stepper: AbstractStepper, z: Tensor) -> Tensor:
     Source: Hairer, Wanner, Solving Ordinary Differential Equations II, sections IV.2, IV.3 and V.1.
     """
     points = _host(z)
+    if not len(points):
+        return z.real.double()
     with torch.no_grad():
         parts = [points[start : start + _CHUNK] for start in range(0, len(points), _CHUNK)]
         found = [_spectral_radius(_propagate(stepper, part)) for part in parts]
@@ -135,24 +138,24 @@ def stable_extent(stepper: AbstractStepper, directions: Tensor) -> Tensor:
     """
     rays = _host(directions)
     rays = rays / rays.abs()
-    count = math.ceil(math.log(_LONGEST / _SHORTEST) / math.log(_FACTOR))
-    lengths = _SHORTEST * _FACTOR ** torch.arange(count + 1, dtype=torch.float64)
-    stable = amplification(stepper, rays[:, None] * lengths) <= 1 + _SLACK
-    everywhere = stable.all(1)
-    first = (~stable).to(torch.int8).argmax(1)
-    low = torch.where(first > 0, lengths[(first - 1).clamp(min=0)], 0.0)
-    high = lengths[first]
+    # Real eigenvalues, which are many, share their ray.
+    rays, place = torch.unique(torch.view_as_real(rays), dim=0, return_inverse=True)  # type: ignore[no-untyped-call]
+    rays = torch.view_as_complex(rays)
+    low, high = _first_change(stepper, rays)
+    bounded = high.isfinite()
+    ends, rays = torch.stack([low, high])[:, bounded], rays[bounded]
     for _ in range(40):
-        middle = (low + high) / 2
+        middle = ends.mean(0)
         inside = amplification(stepper, rays * middle) <= 1 + _SLACK
-        low, high = torch.where(inside, middle, low), torch.where(inside, high, middle)
-    return torch.where(everywhere, math.inf, low).reshape(directions.shape).to(directions.device)
+        ends = torch.stack([torch.where(inside, middle, ends[0]), torch.where(inside, ends[1], middle)])
+    high[bounded] = ends[0]
+    return high[place].reshape(directions.shape).to(directions.device)
 
 
 def largest_stable_step(stepper: AbstractStepper, eigenvalues: Tensor) -> Tensor:
     """The longest step up to which all solutions that decay or oscillate stay bounded in the method, too.
 
-    Eigenvalues with positive real parts are left out: what grows is to grow.
+    Eigenvalues with positive real parts are left out, what grows is to grow, and so are those that are NaN.
 
     Args:
         stepper: the method.
@@ -193,6 +196,25 @@ def is_l_stable(stepper: AbstractStepper) -> bool:
     """Whether the method is A-stable and infinitely stiff components vanish in one step (to 1e-2 at ``z = -1e6``)."""
     far = torch.tensor([-1e6], dtype=torch.complex128)
     return is_a_stable(stepper) and bool(amplification(stepper, far) < 1e-2)
+
+
+def _first_change(stepper: AbstractStepper, rays: Tensor) -> tuple[Tensor, Tensor]:
+    """Two lengths on each ray between which stability is first lost, shape (N,); the second infinite if it is not."""
+    count = math.ceil(math.log(_LONGEST / _SHORTEST) / math.log(_FACTOR))
+    lengths = _SHORTEST * _FACTOR ** torch.arange(count + 1, dtype=torch.float64)
+    low = torch.zeros(len(rays), dtype=torch.float64)
+    high = torch.full_like(low, math.inf)
+    for start in range(0, len(lengths), _AT_ONCE):
+        going = high.isinf().nonzero().flatten()
+        if not len(going):
+            break
+        block = lengths[start : start + _AT_ONCE]
+        stable = amplification(stepper, rays[going, None] * block) <= 1 + _SLACK
+        lost, first = ~stable.all(1), (~stable).to(torch.int8).argmax(1)
+        before = torch.where(first > 0, block[(first - 1).clamp(min=0)], low[going])
+        low[going] = torch.where(lost, before, block[-1])
+        high[going] = torch.where(lost, block[first], math.inf)
+    return low, high
 
 
 def _host(z: Tensor) -> Tensor:
