@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from isocline.networks.attention import RelativeBias
-from isocline.networks.transformer import PatchTransformer, TokenTransformer
+from isocline.networks.transformer import PatchTransformer, TokenTransformer, Transformer
 
 
 def perturbed(network: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
@@ -135,3 +135,51 @@ def test_decoding_with_a_cache_knows_the_class() -> None:
         step, cache = network.decode_step(z[:, position], cache, labels)
         logits.append(step)
     torch.testing.assert_close(torch.stack(logits, dim=1), network(None, z, labels))
+
+
+def lean(condition_width: int | None, **more: object) -> TokenTransformer:
+    torch.manual_seed(0)
+    return TokenTransformer(1024, 64, 128, 4, 4, relative=True, condition_width=condition_width, **more)
+
+
+def parameters(network: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_a_lean_condition_costs_a_twentieth_of_the_parameters_at_most_and_a_full_one_near_half() -> None:
+    untimed = parameters(lean(None, time_conditioned=False))
+    assert parameters(lean(16)) < 1.05 * untimed
+    assert parameters(lean(None)) > 1.4 * untimed
+
+
+def test_a_lean_condition_begins_at_the_identity_and_then_tells_the_time_and_the_class_to_every_block() -> None:
+    torch.manual_seed(0)
+    network = TokenTransformer(7, 5, 16, 3, 2, classes=3, condition_width=4)
+    z, t = torch.arange(5)[None], torch.tensor(0.3)
+    h = network.embed(z)
+    torch.testing.assert_close(network(t, z), network.logits(network.trunk.norm(h + network.trunk.positions)))
+    network = perturbed(network)
+    states = network.trunk.trajectory(network.embed(z), network.condition(t, None))
+    assert len(states) == 4
+    torch.testing.assert_close(
+        network.logits(network.trunk.features(states[-1], network.condition(t, None))), network(t, z)
+    )
+    for other in (network.condition(torch.tensor(0.6), None), network.condition(t, torch.tensor([1]))):
+        changed = network.trunk.trajectory(network.embed(z), other)
+        assert all((a - b).abs().max() > 1e-4 for a, b in zip(states[1:], changed[1:], strict=True))
+
+
+def test_blocks_with_one_projection_each_are_those_of_a_shared_one_with_equal_offsets() -> None:
+    """The shared projection of a condition c plus a block's offset is a projection of its own with another bias."""
+    torch.manual_seed(0)
+    shared = perturbed(Transformer(5, 16, 2, 2, condition_width=16))
+    own = Transformer(5, 16, 2, 2)
+    state = {
+        name: value for name, value in shared.state_dict().items() if "offset" not in name and "shared" not in name
+    }
+    for number in range(2):
+        state[f"blocks.{number}.modulation.weight"] = shared.shared.weight
+        state[f"blocks.{number}.modulation.bias"] = shared.shared.bias + shared.blocks[number].modulation.offset
+    own.load_state_dict(state)
+    x, c = torch.randn(3, 5, 16), torch.randn(3, 16)
+    torch.testing.assert_close(shared(x, c), own(x, c))

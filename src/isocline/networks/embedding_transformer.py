@@ -37,6 +37,7 @@ class EmbeddingTransformer(nn.Module):
             (`isocline.processes.embedding.log_evidence`): the Transformer sees the embedding that each position
             expects by itself, and has to learn the context alone. Without it the Transformer sees the state.
         lengths: learns the law of lengths, if texts are padded.
+        condition_width: of a lean conditioning on time and class; see `Transformer`.
 
     Raises:
         ValueError: if a size is out of range.
@@ -56,6 +57,7 @@ class EmbeddingTransformer(nn.Module):
         self_conditioning: bool = True,
         schedule: AbstractSchedule | None = None,
         lengths: LengthPredictor | None = None,
+        condition_width: int | None = None,
     ) -> None:
         super().__init__()
         if vocab_size < 2:
@@ -71,8 +73,8 @@ class EmbeddingTransformer(nn.Module):
         self.embedding = nn.Parameter(torch.randn(vocab_size - 1, dimension) * dimension**-0.5)
         self.enter = nn.Linear(dimension, width)
         self.guess = nn.Linear(dimension, width, bias=False) if self_conditioning else None
-        self.condition = ConditionEmbedding(width, classes)
-        self.trunk = Transformer(length, width, depth, heads, relative=relative)
+        self.condition = ConditionEmbedding(condition_width or width, classes)
+        self.trunk = Transformer(length, width, depth, heads, relative=relative, condition_width=condition_width)
         if self.guess is not None:
             nn.init.zeros_(self.guess.weight)
         self.head = nn.Linear(width, vocab_size)

@@ -34,6 +34,7 @@ class SoftTokenTransformer(nn.Module):
             It adds nothing at first.
         end_time: take a second time s ≤ t, the end of a flow map; see `isocline.processes.flow_map`.
         time_blur: smooth in time, for objectives that differentiate in it; see `isocline.networks.embedding`.
+        condition_width: of a lean conditioning on time and class; see `Transformer`.
 
     Raises:
         ValueError: if there are not two real symbols (and what `Transformer` raises).
@@ -51,6 +52,7 @@ class SoftTokenTransformer(nn.Module):
         self_conditioning: bool = False,
         end_time: bool = False,
         time_blur: float = 0.0,
+        condition_width: int | None = None,
     ) -> None:
         super().__init__()
         if vocab_size < 3:
@@ -67,8 +69,8 @@ class SoftTokenTransformer(nn.Module):
         if self.previous is not None:
             nn.init.zeros_(self.previous.weight)
             nn.init.zeros_(self.previous.bias)
-        self.condition = ConditionEmbedding(width, classes, end_time, time_blur)
-        self.trunk = Transformer(length, width, depth, heads, relative=relative)
+        self.condition = ConditionEmbedding(condition_width or width, classes, end_time, time_blur)
+        self.trunk = Transformer(length, width, depth, heads, relative=relative, condition_width=condition_width)
         self.bias = nn.Parameter(torch.zeros(vocab_size - 1))
 
     def forward(

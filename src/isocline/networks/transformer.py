@@ -19,6 +19,7 @@ from isocline.networks.depth.euler import Euler
 from isocline.networks.depth.integrator import AbstractDepthIntegrator
 from isocline.networks.embedding import ConditionEmbedding, LabelEmbedding
 from isocline.networks.residual_layers import ResidualLayer
+from isocline.networks.shared_modulation import SharedModulation, modulation
 
 __all__ = ["Block", "PatchTransformer", "TokenTransformer", "Transformer"]
 
@@ -29,21 +30,31 @@ class Block(nn.Module):
     Without a condition (``conditioned=False``) it is a plain pre-norm block with affine layer norms.
     """
 
+    modulation: nn.Module | None
+
     def __init__(
-        self, width: int, heads: int, causal: bool, conditioned: bool, bias: RelativeBias | None = None
+        self,
+        width: int,
+        heads: int,
+        causal: bool,
+        conditioned: bool,
+        bias: RelativeBias | None = None,
+        shared: bool = False,
     ) -> None:
         super().__init__()
         self.attention = Attention(width, heads, causal, bias)
         self.norm1 = nn.LayerNorm(width, elementwise_affine=not conditioned)
         self.norm2 = nn.LayerNorm(width, elementwise_affine=not conditioned)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU("tanh"), nn.Linear(4 * width, width))
-        self.modulation = nn.Linear(width, 6 * width) if conditioned else None
-        if self.modulation is not None:
-            nn.init.zeros_(self.modulation.weight)
-            nn.init.zeros_(self.modulation.bias)
+        self.modulation = (
+            (SharedModulation(6 * width) if shared else modulation(width, 6 * width)) if conditioned else None
+        )
 
     def forward(self, x: Tensor, c: Tensor | None) -> Tensor:
-        """Apply the block to ``x`` of shape ``(B, L, D)`` under the condition ``c`` of shape ``(B, D)`` or None."""
+        """Apply the block to ``x`` of shape ``(B, L, D)`` under the condition ``c`` of shape ``(B, D)`` or None.
+
+        A block of a network with one projection for all blocks is handed that one's result, ``(B, 6 D)``.
+        """
         if self.modulation is None or c is None:
             x = x + self.attention(self.norm1(x))
             return x + self.mlp(self.norm2(x))
@@ -113,6 +124,8 @@ class Transformer(nn.Module):
         causal: whether position i sees only positions up to i.
         conditioned: whether a condition vector modulates the blocks.
         relative: whether every block has a `RelativeBias`; bidirectional only.
+        condition_width: width of the condition, of which one projection then serves all blocks (`SharedModulation`);
+            None has conditions of width D, and a projection in every block, which are a third of all parameters.
         integrator: makes, of ``depth`` and ``width``, how the state is taken through the blocks (see
             `isocline.networks.depth`); None is `Euler`, the ordinary residual stack.
 
@@ -130,6 +143,7 @@ class Transformer(nn.Module):
         conditioned: bool = True,
         relative: bool = False,
         integrator: Callable[..., AbstractDepthIntegrator] | None = None,
+        condition_width: int | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("length", length), ("width", width), ("depth", depth), ("heads", heads)):
@@ -142,21 +156,24 @@ class Transformer(nn.Module):
         self.positions = nn.Parameter(0.02 * torch.randn(1, length, width))
         self.integrator = (Euler if integrator is None else integrator)(depth=depth, width=width)
         biases = [RelativeBias(heads, length) if relative else None for _ in range(self.integrator.blocks)]
-        self.blocks = nn.ModuleList([Block(width, heads, causal, conditioned, bias) for bias in biases])
+        shared = conditioned and condition_width is not None
+        self.blocks = nn.ModuleList([Block(width, heads, causal, conditioned, bias, shared) for bias in biases])
         self.norm = nn.LayerNorm(width, elementwise_affine=not conditioned)
-        self.modulation = nn.Linear(width, 2 * width) if conditioned else None
-        if self.modulation is not None:
-            nn.init.zeros_(self.modulation.weight)
-            nn.init.zeros_(self.modulation.bias)
+        self.modulation = modulation(condition_width or width, 2 * width) if conditioned else None
+        self.shared = modulation(condition_width, 6 * width) if shared and condition_width else None
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         """Map embeddings ``(B, L, D)`` and an optional condition ``(B, D)`` to features ``(B, L, D)``."""
-        return self.features(self.integrator(self.stack, x + self.positions[:, : x.shape[1]], c), c)
+        return self.features(self.integrator(self.stack, x + self.positions[:, : x.shape[1]], self._of_blocks(c)), c)
 
     def trajectory(self, x: Tensor, c: Tensor | None = None) -> list[Tensor]:
         """The states before the stack and after every layer, ``depth`` + 1 of ``(B, L, D)``; `features` reads them."""
         x = x + self.positions[:, : x.shape[1]]
-        return [x, *self.integrator.trajectory(self.stack, x, c)]
+        return [x, *self.integrator.trajectory(self.stack, x, self._of_blocks(c))]
+
+    def _of_blocks(self, c: Tensor | None) -> Tensor | None:
+        """What the blocks are handed of a condition."""
+        return c if c is None or self.shared is None else self.shared(c)
 
     def features(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         """The final norm of a state ``(B, L, D)`` under the condition ``(B, D)`` or None."""
@@ -260,6 +277,7 @@ class TokenTransformer(nn.Module):
             network is not told the time.
         relative: whether attention has a learned bias by distance (bidirectional networks only).
         integrator: of the depth; see `Transformer`.
+        condition_width: of a lean conditioning on time and class; see `Transformer`.
     """
 
     def __init__(
@@ -274,6 +292,7 @@ class TokenTransformer(nn.Module):
         classes: int = 0,
         relative: bool = False,
         integrator: Callable[..., AbstractDepthIntegrator] | None = None,
+        condition_width: int | None = None,
     ) -> None:
         super().__init__()
         if vocab_size < 2:
@@ -282,8 +301,10 @@ class TokenTransformer(nn.Module):
         self.length = length
         self.embed = nn.Embedding(vocab_size, width)
         nn.init.normal_(self.embed.weight, std=0.02)
-        self.condition = ConditionEmbedding(width, classes) if time_conditioned else None
-        self.trunk = Transformer(length, width, depth, heads, causal, time_conditioned, relative, integrator)
+        self.condition = ConditionEmbedding(condition_width or width, classes) if time_conditioned else None
+        self.trunk = Transformer(
+            length, width, depth, heads, causal, time_conditioned, relative, integrator, condition_width
+        )
         self.bias = nn.Parameter(torch.zeros(vocab_size))
         self.label = LabelEmbedding(classes, width) if classes and not time_conditioned else None
         if self.label is not None:
