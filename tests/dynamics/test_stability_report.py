@@ -88,15 +88,14 @@ def test_a_linear_field_has_its_own_rates_in_either_direction_of_time(start: flo
     assert steps == pytest.approx({"euler": 10 / 2, "rk4": 10 / 2.785293563405282}, rel=1e-3)
 
 
-def test_the_local_error_of_euler_is_half_the_step_squared_times_the_curvature() -> None:
+def test_the_local_error_of_euler_is_what_its_step_leaves_of_the_exponential() -> None:
     field = linear(0.0, 1.0)
-    row = report_stability(field, settings(shares=(0.0, 0.999)), 0).local["euler"][1]
-    at_start = path_of(field, starts(3, derive_seed(0, "stability", "starts")), (0.0, 0.999), 1e-6).states[1]
-    # Almost nothing is left of the fast component at 0.999; the slow one curves by itself.
-    h = row.end - row.start
-    assert h == pytest.approx(0.001)
-    curvature = (at_start * DECAYS.square()).square().mean(1).sqrt().mean()
-    assert row.error.mean == pytest.approx(float(curvature) * h**2 / 2, rel=0.01)
+    row = report_stability(field, settings(shares=(0.0, 0.9)), 0).local["euler"][1]
+    state = path_of(field, starts(3, derive_seed(0, "stability", "starts")), (0.0, 0.9), 1e-6).states[1].double()
+    h, rates = row.end - row.start, DECAYS.double()
+    lost = state * ((rates * h).exp() - 1 - rates * h)
+    assert h == pytest.approx(0.1)
+    assert row.error.mean == pytest.approx(float(lost.square().mean(1).sqrt().mean()), rel=1e-3)
 
 
 def test_in_depth_layers_are_told_apart_and_growth_adds_up_over_them() -> None:
