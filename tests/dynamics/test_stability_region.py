@@ -15,6 +15,7 @@ from isocline.dynamics.stability_region import (
     stability_margin,
     stability_region,
     stable_extent,
+    steps_within_growth,
 )
 from isocline.solvers import ODEProblem
 from isocline.solvers.auto import real_stability_boundary
@@ -181,6 +182,33 @@ def test_values_that_are_not_known_limit_nothing():
     unknown = torch.cat([known, torch.full((2,), math.nan, dtype=torch.complex128)])
     assert largest_stable_step(solvers.RK4(), unknown) == largest_stable_step(solvers.RK4(), known)
     assert math.isinf(largest_stable_step(solvers.RK4(), unknown[2:]))
+
+
+def test_over_a_short_span_a_mode_that_turns_asks_for_few_steps():
+    # (1 + 9 / N²)^(N / 2) is 2.16 for five steps of Euler's method and 1.95 for six.
+    turning = torch.tensor([3j, -3j], dtype=torch.complex128)
+    assert float(steps_within_growth(solvers.Euler(), turning, 1.0)) == 6
+    assert largest_stable_step(solvers.Euler(), turning) < 1e-3
+    assert float(steps_within_growth(solvers.RK4(), turning, 1.0)) == 1
+    # Strong decay is limited by the region: 10 / N of at most 2.
+    decaying = torch.tensor([[-10.0, -1.0], [-1.0, math.nan]], dtype=torch.complex128)
+    assert steps_within_growth(solvers.Euler(), decaying, 1.0).tolist() == [5, 1]
+    assert float(steps_within_growth(solvers.RadauIIA5(), 1e4 * decaying[0], 1.0)) == 1
+    assert math.isinf(steps_within_growth(solvers.Euler(), 1e6 * decaying[0], 1.0))
+
+
+def test_what_grows_may_grow_as_fast_as_the_solution():
+    growing = torch.tensor([4.0], dtype=torch.complex128)
+    assert float(steps_within_growth(solvers.Euler(), growing, 1.0)) == 1
+    # Implicit Euler is unstable where h λ is near one: 1 / (1 - 4/N) to the N against 2 exp(4).
+    needed = int(steps_within_growth(solvers.ImplicitEuler(), growing, 1.0))
+    exact = [abs(1 - 4 / n) ** -n <= 2 * math.exp(4) if n != 4 else False for n in range(1, 40)]
+    assert needed == exact.index(True) + 1
+
+
+def test_spans_and_factors_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="growth=1"):
+        steps_within_growth(solvers.Euler(), torch.ones(1), 1.0, 1.0)
 
 
 def test_friction_keeps_leapfrog_stable_over_the_same_step():
