@@ -119,6 +119,7 @@ RULES: dict[str, Rule] = {
     "evaluation.text": _SECTION,
     "evaluation.points": _SECTION,
     "evaluation.classifiers": _SECTION,
+    "evaluation.optimisation": _SECTION,
     "evaluation.solvers": _SECTION,
     "plugins": _SECTION,
     "plugins.*": _SECTION,
