@@ -195,7 +195,7 @@ def steps_within_growth(stepper: AbstractStepper, eigenvalues: Tensor, span: flo
 
     `largest_stable_step` asks for boundedness for ever, and so for tiny steps of Euler's method where a mode turns and
     hardly decays, though over a short span nothing comes of it. Here ``|R(h λ)|^N`` is compared with
-    ``growth · exp(Re λ span)``, for growing modes as well.
+    ``growth · max(1, exp(Re λ span))``, for growing modes as well.
 
     Args:
         stepper: the method.
@@ -223,7 +223,7 @@ def steps_within_growth(stepper: AbstractStepper, eigenvalues: Tensor, span: flo
             break
         modes = known[open_rows]
         logs = count * amplification(stepper, modes * (span / count)).log()
-        enough = (logs <= modes.real * span + math.log(growth)).all(-1)
+        enough = (logs <= modes.real.clamp(min=0) * span + math.log(growth)).all(-1)
         needed[open_rows] = torch.where(enough, count, math.inf).double()
     return needed
 
