@@ -15,7 +15,7 @@ LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
 WANTED = (
     "add-a-data-set", "add-a-process", "add-an-objective", "add-a-sampler", "add-a-distiller",
     "change-one-parameter", "use-a-server", "solvers", "samplers", "distillation", "migrate-from-torchdiffeq",
-    "language", "kernels", "objectives-text",
+    "language", "kernels", "objectives-text", "stability",
 )  # fmt: skip
 
 
