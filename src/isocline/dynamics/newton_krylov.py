@@ -36,6 +36,7 @@ class NewtonKrylov(AbstractRootFinder):
         iterations: most Newton steps.
         krylov: largest dimension of the Krylov spaces.
         halvings: most halvings of a step; a start that needs more has stalled.
+        forcing: η of the first step; a small one pays where the start is close.
 
     Raises:
         ValueError: if a value is not positive.
@@ -45,9 +46,10 @@ class NewtonKrylov(AbstractRootFinder):
     iterations: int = 50
     krylov: int = 30
     halvings: int = 12
+    forcing: float = 0.5
 
     def __post_init__(self) -> None:
-        for key in ("tolerance", "iterations", "krylov", "halvings"):
+        for key in ("tolerance", "iterations", "krylov", "halvings", "forcing"):
             value = getattr(self, key)
             if value is not None and value <= 0:
                 raise ValueError(f"{key}={value}; expected a positive number")
@@ -73,7 +75,7 @@ class _Search:
         self.settings, self.system = settings, system
         self.x, self.r = starts.clone(), system.residual(starts)
         self.norm = row_rms(self.r)
-        self.forcing = torch.full_like(self.norm, 0.5)
+        self.forcing = torch.full_like(self.norm, settings.forcing)
         zero = torch.zeros(count, dtype=torch.int64, device=starts.device)
         self.iterations, self.evaluations, self.products = zero.clone(), zero + 1, zero.clone()
         self.status = torch.full_like(zero, _RUNNING)
