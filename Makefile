@@ -29,6 +29,7 @@ test: $(ENV)  ## run all tests
 studies: $(ENV)  ## the full study of samplers: all of them, seven budgets (params.yaml is composed anew)
 	@$(RUN) isocline compose experiment=studies $(ARGS)
 	@$(RUN) isocline repro study-solvers
+	@$(RUN) isocline repro study-depth
 
 distill: $(ENV)  ## all image students with larger budgets, and the report (params.yaml is composed anew)
 	@$(RUN) isocline compose experiment=distillation $(ARGS)
