@@ -242,9 +242,15 @@ def uses(key: str, part: Mapping[str, Any], name: str, config: Mapping[str, Any]
         yield Problem(f"{key}.sampler", f"{reason} ({where}); {cure}")
 
 
+_OF_ANY = ("stability", "analysis")
+"""Studies that read models of any modality, densities included."""
+
+
 def _matrix(config: Mapping[str, Any]) -> Iterator[Problem]:
     for modality, chosen in section_of(config, "matrix").items():
-        for name, side in chosen.items() if isinstance(chosen, Mapping) else ():
+        for name, side in chosen.items() if isinstance(chosen, Mapping) and modality not in _OF_ANY else ():
+            if side == "densities":
+                yield Problem(f"matrix.{modality}.{name}", f"densities are evaluated by themselves; for {_OF_ANY} only")
             model = section_of(config, str(side), name)
             found = "classifiers" if _classifies(model) else model.get("modality")
             wanted = "images" if modality == "solvers" else modality

@@ -55,7 +55,9 @@ RULES: dict[str, Rule] = {
     "matrix.text": _SECTION,
     "matrix.classifiers": _SECTION,
     "matrix.solvers": _SECTION,
-    "matrix.*.*": Rule(str, choices=("models", "students")),
+    "matrix.stability": _SECTION,
+    "matrix.analysis": _SECTION,
+    "matrix.*.*": Rule(str, choices=("models", "students", "densities")),
     "data": _SECTION,
     "data.images": _SECTION,
     "data.text": _SECTION,
@@ -121,6 +123,8 @@ RULES: dict[str, Rule] = {
     "evaluation.classifiers": _SECTION,
     "evaluation.optimisation": _SECTION,
     "evaluation.solvers": _SECTION,
+    "evaluation.stability": _SECTION,
+    "evaluation.analysis": _SECTION,
     "plugins": _SECTION,
     "plugins.*": _SECTION,
     "plugins.*.samples": _COUNT,
@@ -282,5 +286,6 @@ def _references(config: Mapping[str, Any]) -> Iterator[Problem]:
     matrix = config.get("matrix")
     for modality, chosen in matrix.items() if isinstance(matrix, Mapping) else ():
         for name, side in chosen.items() if isinstance(chosen, Mapping) else ():
-            if side in ("models", "students") and name not in (models if side == "models" else students):
+            known = config.get(side) if side in ("models", "students", "densities") else None
+            if isinstance(known, Mapping) and name not in known:
                 yield Problem(f"matrix.{modality}.{name}", f"there is no {side}.{name}")
