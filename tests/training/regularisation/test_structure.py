@@ -23,6 +23,7 @@ from isocline.objectives.matching import DenoisingMatching
 from isocline.processes.gaussian import GaussianProcess
 from isocline.processes.prediction import VelocityPrediction
 from isocline.processes.schedule import LinearSchedule
+from isocline.training.regularisation.jacobian_frobenius import JacobianFrobenius
 from isocline.training.regularisation.lipschitz_cap import LipschitzCap
 from isocline.training.regularisation.matrices import linear_maps, power_step, start
 from isocline.training.regularisation.parameter_smoothness import ParameterSmoothness
@@ -263,12 +264,21 @@ def test_a_network_in_evaluation_mode_and_one_outside_the_objective_are_whole():
     assert not any(module._forward_hooks for module in network.modules())
 
 
+class Late(Objective):
+    """Draws before and after it evaluates the network."""
+
+    def forward(self, network, batch, generator):
+        t = torch.rand(len(batch.x0), generator=generator)
+        said = network(t, batch.x0, None)
+        return Loss((said - torch.randn(said.shape, generator=generator)).square().mean(), {})
+
+
 def test_draws_of_the_objective_are_those_of_a_run_without_regularisers():
-    objective = DenoisingMatching(FLOW)
-    plain = objective(patches(), Batch(IMAGES), stream(4))
-    with_depth = Regularised(objective, {"depth": StochasticDepth(0.0)})(patches(), Batch(IMAGES), stream(4))
-    torch.testing.assert_close(with_depth.total, plain.total)
-    assert torch.equal(with_depth.terms["objective"], with_depth.total.detach())
+    plain = Late()(patches(), Batch(IMAGES), stream(4))
+    made = Regularised(Late(), {"depth": StochasticDepth(0.0), "jacobian": JacobianFrobenius(0.0)})
+    loss = made(patches(), Batch(IMAGES), stream(4))
+    torch.testing.assert_close(loss.total, plain.total)
+    assert torch.equal(loss.terms["objective"], loss.total.detach())
 
 
 @pytest.mark.parametrize(
