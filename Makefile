@@ -30,6 +30,7 @@ studies: $(ENV)  ## the full study of samplers: all of them, seven budgets (para
 	@$(RUN) isocline compose experiment=studies $(ARGS)
 	@$(RUN) isocline repro study-solvers
 	@$(RUN) isocline repro study-depth
+	@$(RUN) isocline repro study-stability
 
 distill: $(ENV)  ## all image students with larger budgets, and the report (params.yaml is composed anew)
 	@$(RUN) isocline compose experiment=distillation $(ARGS)

@@ -85,7 +85,7 @@ def test_a_linear_field_has_its_own_rates_in_either_direction_of_time(start: flo
         abs=1e-4,
     )
     steps = {name: estimate.mean for name, estimate in found.demanded_steps().items()}
-    assert steps == pytest.approx({"euler": 10 / 2, "rk4": 10 / 2.785293563405282}, rel=1e-3)
+    assert steps == {"euler": math.ceil(10 / 2), "rk4": math.ceil(10 / 2.785293563405282)}
 
 
 def test_the_local_error_of_euler_is_what_its_step_leaves_of_the_exponential() -> None:

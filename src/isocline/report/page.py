@@ -26,6 +26,7 @@ from isocline.report import (
     optimisation,
     pictures,
     solvers,
+    stability,
     students,
     tables,
 )
@@ -36,7 +37,7 @@ from isocline.report.sources import Model, Sources, TextStep, read_sources
 MASKS = ("[MASK]", "<mask>", "\u2592", "\u2588")
 """How an undecided token may be written, when texts.json does not say (`mask`)."""
 
-CHAPTERS: tuple[ChapterOf, ...] = (depth.chapter, optimisation.chapter)
+CHAPTERS: tuple[ChapterOf, ...] = (depth.chapter, stability.chapter, optimisation.chapter)
 """The chapters that studies fill, in the order of the page."""
 
 
