@@ -130,12 +130,13 @@ EULER = {
 DROP = {"_target_": f"{WHERE}.stochastic_depth.StochasticDepth", "rate": 0.3}
 
 
-def stage(tmp_path: Path, chosen) -> tuple[nn.Module, dict]:
+def stage(tmp_path: Path, chosen, **trainer) -> tuple[nn.Module, dict]:
     """Train as the stage does and write the model; its logs end with its run."""
     torch.manual_seed(0)
     process = GaussianProcess(LinearSchedule(), VelocityPrediction())
     record = SimpleNamespace(directory=tmp_path / "run", metrics=lambda values, step: None)
     part = section(**chosen)
+    part["trainer"] |= trainer
     data = {"x0": torch.randn(20, 1, 8, 8, generator=torch.Generator().manual_seed(1))}
     network, objective = PatchTransformer(1, 8, 4, 8, 3, 2), DenoisingMatching(process)
     result = training_stage.train(record, "train toy", network, objective, part, data, 3)
@@ -160,6 +161,11 @@ def test_a_regularised_model_loads_samples_and_teaches_like_any_other(tmp_path: 
     assert torch.equal(blocks[0].mlp[0].weight, blocks[2].mlp[0].weight)
     norm = torch.linalg.matrix_norm(blocks[0].mlp[0].weight, 2)
     torch.testing.assert_close(norm, torch.tensor(0.9))
+
+
+def test_a_network_with_hooks_is_not_compiled_and_the_log_says_so(tmp_path: Path, capsys) -> None:
+    stage(tmp_path, {"drop": DROP}, compile=True)
+    assert "train toy: not compiled, for the hooks of drop" in capsys.readouterr().out
 
 
 def test_averages_of_other_parameters_are_refused_before_training(tmp_path: Path) -> None:
