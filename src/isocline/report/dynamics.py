@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -80,7 +81,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Sequence[tuple[str, Re
 
 
 def _spoken(name: str) -> str:
-    return name.replace("_", " ")
+    """A key as a reader says it: ``noise_0_7`` is noise 0.7."""
+    return re.sub(r"(?<=\d)_(?=\d)", ".", name).replace("_", " ")
 
 
 def _sentences(document: Mapping[str, Any]) -> list[str]:
@@ -143,7 +145,7 @@ def _counts(document: Mapping[str, Any], group: str, name: str) -> dict[str, flo
     """Numbers by level of noise (or time), spoken: ``noise_0_7`` is 0.7."""
     values = (document.get(group) or {}).get(name)
     found = {key: Reading.parse(raw) for key, raw in values.items()} if isinstance(values, Mapping) else {}
-    return {key.partition("_")[2].replace("_", "."): r.mean for key, r in found.items() if r is not None}
+    return {_spoken(key).rpartition(" ")[2]: r.mean for key, r in found.items() if r is not None}
 
 
 def _resting(document: Mapping[str, Any]) -> str | None:

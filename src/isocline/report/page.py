@@ -20,6 +20,7 @@ from isocline.report import (
     classifiers,
     densities,
     depth,
+    dynamics,
     epochs,
     language,
     lineage,
@@ -37,7 +38,7 @@ from isocline.report.sources import Model, Sources, TextStep, read_sources
 MASKS = ("[MASK]", "<mask>", "\u2592", "\u2588")
 """How an undecided token may be written, when texts.json does not say (`mask`)."""
 
-CHAPTERS: tuple[ChapterOf, ...] = (depth.chapter, stability.chapter, optimisation.chapter)
+CHAPTERS: tuple[ChapterOf, ...] = (depth.chapter, stability.chapter, dynamics.chapter, optimisation.chapter)
 """The chapters that studies fill, in the order of the page."""
 
 
