@@ -60,8 +60,8 @@ class FlatParameters:
         return None if any(part is None for part in parts) else self._join(parts)  # type: ignore[arg-type]
 
     def store(self, state: MutableMapping[Tensor, Any], name: str, vector: Tensor) -> None:
-        """Keep n values in an optimiser's state, beside the parameter that each belongs to."""
-        for parameter, part in zip(self.parameters, self._split(vector.detach().clone()), strict=True):
+        """Keep n values, which are not copied, in an optimiser's state, beside the parameter that each belongs to."""
+        for parameter, part in zip(self.parameters, self._split(vector), strict=True):
             state[parameter][name] = part
 
     def _split(self, vector: Tensor) -> list[Tensor]:
@@ -117,7 +117,9 @@ class LossGradient:
                     "gradients, evaluates the loss, calls backward and returns the loss"
                 )
         else:
-            self._flat.write(point)
+            # Every method asks first where the step starts, which is where the parameters are.
+            if self.evaluations:
+                self._flat.write(point)
             with torch.enable_grad():
                 loss = self._closure()
             if not self.evaluations:
