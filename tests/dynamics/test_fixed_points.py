@@ -161,10 +161,10 @@ def test_the_same_seed_gives_the_same_bits() -> None:
 
 
 def test_groups_take_the_best_point_and_what_is_near() -> None:
-    points = torch.tensor([[0.0], [0.05], [1.0], [0.1]], dtype=D)
-    groups = group_points(points, torch.tensor([3.0, 1.0, 2.0, 4.0]), 0.06)
-    assert groups.representatives.tolist() == [1, 2]
-    assert groups.members.tolist() == [0, 0, 1, 0]
+    points = torch.tensor([[0.0], [0.05], [1.0], [0.1], [0.15]], dtype=D)
+    groups = group_points(points, torch.tensor([3.0, 1.0, 2.0, 4.0, 5.0]), 0.06)
+    assert groups.representatives.tolist() == [1, 2, 4]
+    assert groups.members.tolist() == [0, 0, 1, 0, 2]
 
 
 def test_a_separation_of_zero_is_refused() -> None:

@@ -55,6 +55,18 @@ def test_newtons_residuals_fall_quadratically_near_a_root() -> None:
         assert after < 2 * before**2 + 1e-15
 
 
+def test_the_forcing_term_saves_products_far_away_and_keeps_the_convergence_fast() -> None:
+    """Eisenstat and Walker's choice tightens with the residual; a linear system solved loosely once is not enough."""
+    matrix, shift = contraction(40)
+    system = IteratedMap(lambda t, x, cond: x @ matrix.T + shift + 0.1 * x.sin(), 0.0)
+    loose = NewtonKrylov(tolerance=1e-10).find(system, 3 * normal(2, 40))
+    tight = NewtonKrylov(tolerance=1e-10, forcing=1e-8).find(system, 3 * normal(2, 40))
+    assert loose.converged.all()
+    assert tight.converged.all()
+    assert int(loose.products.sum()) < int(tight.products.sum())
+    assert int(loose.iterations.max()) <= 9
+
+
 def test_newton_finds_repelling_points_that_anderson_leaves() -> None:
     """The middle zero of x - x³ repels; a negative mixing reverses the flow."""
     cubic = Flow(lambda t, x, cond: x - x**3, 0.0)
