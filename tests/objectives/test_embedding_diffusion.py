@@ -211,6 +211,7 @@ def test_given_positions_are_prefixes_and_subsets_of_every_length_in_their_share
     # With one position given, a subset is a prefix one time in five.
     assert prefix[count == 1].all(-1).float().mean().item() == pytest.approx(0.5 + 0.5 / 5, abs=0.04)
     assert not GivenPositions(share=0.0)(10, 5, torch.Generator()).any()
+    assert not GivenPositions(share=1.0)(10, 1, torch.Generator()).any()  # a text of one token is all question
     with pytest.raises(ValueError, match="share = 2"):
         GivenPositions(2)
 

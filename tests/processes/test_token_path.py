@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from isocline.processes.decided_schedule import DecidedShareSchedule, undecided_share
+from isocline.processes.decided_schedule import DecidedShareSchedule, gaussian_undecided_share
 from isocline.processes.dirichlet_path import DirichletPath, corner_speed
 from isocline.processes.enumerated import EnumeratedLaw
 from isocline.processes.enumerated_path import EnumeratedPathDenoiser
@@ -154,7 +154,7 @@ def test_the_share_of_decided_tokens_is_linear_in_time(kind, symbols, allowed):
 
 def test_two_symbols_are_decided_as_one_normal_variable_decides():
     ratio = torch.tensor([0.0, 0.5, 2.0, 6.0], dtype=torch.float64)
-    share, slope = undecided_share(ratio, 2)
+    share, slope = gaussian_undecided_share(ratio, 2)
     torch.testing.assert_close(share, torch.erfc(ratio / 2), rtol=1e-11, atol=0)
     torch.testing.assert_close(slope, -torch.exp(-(ratio**2) / 4) / math.sqrt(math.pi), rtol=1e-11, atol=0)
 
@@ -169,8 +169,9 @@ def test_derivatives_of_the_schedule_are_those_of_its_values(symbols, scale):
     torch.testing.assert_close(schedule(t).dsigma, -schedule(t).dalpha)
 
 
-def test_the_schedule_ends_at_data_and_at_noise():
-    start, end = DecidedShareSchedule(9)(0.0), DecidedShareSchedule(9)(1.0)
+@pytest.mark.parametrize("symbols", [2, 3, 9, 100, 1023])
+def test_the_schedule_ends_at_data_and_at_noise(symbols):
+    start, end = DecidedShareSchedule(symbols)(0.0), DecidedShareSchedule(symbols)(1.0)
     assert (start.alpha, start.sigma, end.alpha, end.sigma) == (1, 0, 0, 1)
     assert DecidedShareSchedule(9).inverse_log_ratio(math.inf) == 0
     assert DecidedShareSchedule(9).inverse_log_ratio(-math.inf) == 1

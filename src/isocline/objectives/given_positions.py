@@ -34,5 +34,5 @@ class GivenPositions:
         keys = torch.rand(batch, length, generator=generator, device=generator.device, dtype=torch.float64)
         place = torch.arange(length, device=generator.device).expand(batch, length)
         rank = torch.where(draws[1] < self.prefixes, place, keys.argsort(-1).argsort(-1))
-        count = 1 + (draws[2] * (length - 1)).long()
+        count = (1 + (draws[2] * (length - 1)).long()).clamp(max=length - 1)  # a text of one token is all question
         return (rank < count) & (draws[0] < self.share)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from isocline.datasets.batch import Batch
 from isocline.objectives.base import Loss, Objective
 from isocline.objectives.gaussian_bound import AbstractBoundTimes, LogNoiseShareTimes, gaussian_bound
+from isocline.objectives.given_positions import GivenPositions
 from isocline.objectives.sequence_likelihood import LikelihoodEstimate, token_log_probs
 from isocline.objectives.time_sampling import AbstractTimes, StratifiedTimes, TimeRange
 from isocline.processes.kernel import uniforms
@@ -35,10 +36,10 @@ class SimplexFlow(Objective):
         times: how t is drawn for a batch; stratified over the batch by default.
         self_conditioning: share of batches in which a network that takes an earlier prediction is given its own one,
             made without gradient; it is given none in the others.
-        prompted: share of sequences in which each token is known with a probability of their own, uniform in [0, 1].
+        given: which positions are known in training; none by default.
 
     Raises:
-        ValueError: if a share is not in [0, 1].
+        ValueError: if the share is not in [0, 1].
     """
 
     process: AbstractTokenPath
@@ -48,16 +49,15 @@ class SimplexFlow(Objective):
         process: AbstractTokenPath,
         times: AbstractTimes[TimeRange] | None = None,
         self_conditioning: float = 0.5,
-        prompted: float = 0.1,
+        given: GivenPositions | None = None,
     ) -> None:
         super().__init__()
-        for name, share in (("self_conditioning", self_conditioning), ("prompted", prompted)):
-            if not 0.0 <= share <= 1.0:
-                raise ValueError(f"{name} = {share}: a share, in [0, 1]")
+        if not 0.0 <= self_conditioning <= 1.0:
+            raise ValueError(f"self_conditioning = {self_conditioning}: a share, in [0, 1]")
         self.process = process
         self.times = StratifiedTimes() if times is None else times
         self.self_conditioning = self_conditioning
-        self.prompted = prompted
+        self.given = given
 
     def forward(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> Loss:
         """One draw of t and x per sequence of ``batch.x0`` ``(B, L)``."""
@@ -78,12 +78,9 @@ class SimplexFlow(Objective):
 
     def _known(self, tokens: Tensor, generator: torch.Generator) -> Tensor | None:
         """The tokens that are shown as they are, −1 elsewhere; None if there are none to show."""
-        if self.prompted == 0:
+        if self.given is None:
             return None
-        rows = uniforms((2, len(tokens), 1), generator, tokens.device)
-        shown = uniforms(tokens.shape, generator, tokens.device) < torch.where(rows[0] < self.prompted, rows[1], 0.0)
-        shown[:, 0] &= ~shown.all(-1)  # a sequence without a question would leave nothing to average over
-        return torch.where(shown, tokens, -1)
+        return torch.where(self.given(len(tokens), tokens.shape[1], generator).to(tokens.device), tokens, -1)
 
 
 class OneHotGaussianFlow(SimplexFlow):
@@ -93,7 +90,7 @@ class OneHotGaussianFlow(SimplexFlow):
         process: the path.
         times: how t is drawn for a batch; stratified over the batch by default.
         self_conditioning: as for the base class.
-        prompted: as for the base class.
+        given: as for the base class.
         bound_times: how t is drawn for the likelihood; by default `LogNoiseShareTimes`, which has less variance than
             uniform times under `DecidedShareSchedule`.
 
@@ -108,10 +105,10 @@ class OneHotGaussianFlow(SimplexFlow):
         process: OneHotGaussianPath,
         times: AbstractTimes[TimeRange] | None = None,
         self_conditioning: float = 0.5,
-        prompted: float = 0.1,
+        given: GivenPositions | None = None,
         bound_times: AbstractBoundTimes | None = None,
     ) -> None:
-        super().__init__(process, times, self_conditioning, prompted)
+        super().__init__(process, times, self_conditioning, given)
         if not isinstance(process, OneHotGaussianPath):
             raise TypeError(
                 f"process = {type(process).__name__}: the bound needs OneHotGaussianPath; use SimplexFlow for others"

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from isocline.processes.falling_table import FallingTable
 from isocline.processes.schedule import AbstractSchedule, ScheduleValues
+from isocline.processes.undecided_share import UndecidedShare, shifted_noise
 
-__all__ = ["DecidedShareSchedule", "undecided_share"]
+__all__ = ["DecidedShareSchedule", "gaussian_undecided_share"]
 
 _REACH, _NODES = 9.0, 257
 
 
-def undecided_share(ratio: Tensor, symbols: int) -> tuple[Tensor, Tensor]:
+def gaussian_undecided_share(ratio: Tensor, symbols: int) -> UndecidedShare:
     """Probability that arg-max is wrong, from 1 at ratio 0, and its derivative.
 
     For z = ρ e_k + ε in S dimensions arg-max z = k has probability ∫ φ(y) Φ(y + ρ)^{S−1} dy, from 1/S to 1; returned is
@@ -34,12 +35,13 @@ def undecided_share(ratio: Tensor, symbols: int) -> tuple[Tensor, Tensor]:
     span = _REACH - low
     y = low + span * unit
     step = span.squeeze(-1) / (_NODES - 1)
-    density = torch.exp(-0.5 * y.square()) / math.sqrt(2 * math.pi)
-    below = torch.special.log_ndtr(y + rho)
-    wrong = -torch.expm1((symbols - 1) * below)
-    slope = (symbols - 1) * torch.exp((symbols - 2) * below - 0.5 * (y + rho).square()) / math.sqrt(2 * math.pi)
-    whole = 1.0 - 1.0 / symbols
-    return (density * wrong).sum(-1) * step / whole, -(density * slope).sum(-1) * step / whole
+    weights = _density(y) * step.unsqueeze(-1)
+    return shifted_noise(weights, torch.special.log_ndtr(y + rho), _density(y + rho), symbols)
+
+
+def _density(y: Tensor) -> Tensor:
+    """Normal density."""
+    return torch.exp(-0.5 * y.square()) / math.sqrt(2 * math.pi)
 
 
 class DecidedShareSchedule(AbstractSchedule):
@@ -65,7 +67,7 @@ class DecidedShareSchedule(AbstractSchedule):
         if not scale > 0:
             raise ValueError(f"scale = {scale}: must be above 0")
         self.symbols, self.scale = symbols, scale
-        self._table = FallingTable(lambda ratio: undecided_share(ratio, symbols), last=40.0)
+        self._table = FallingTable(lambda ratio: gaussian_undecided_share(ratio, symbols), last=40.0)
 
     def _values(self, t: Tensor) -> ScheduleValues:
         rho, slope = (part / self.scale for part in self._table.inverse(t))

@@ -13,9 +13,10 @@ from torch import Tensor
 from isocline.processes.falling_table import FallingTable
 from isocline.processes.simplex_path import uniform_on_simplex
 from isocline.processes.token_path import AbstractTokenPath
+from isocline.processes.undecided_share import UndecidedShare, wrong_decisions
 from isocline.shapes import expand_like
 
-__all__ = ["DirichletPath", "corner_speed", "undecided_share"]
+__all__ = ["DirichletPath", "corner_speed", "gamma_undecided_share"]
 
 _LOWEST, _NODES, _POINTS = -25.0, 2048, 48
 
@@ -71,7 +72,7 @@ def _digamma(x: float) -> float:
     return float(torch.special.digamma(torch.tensor(x, dtype=torch.float64)))
 
 
-def undecided_share(concentration: Tensor, symbols: int) -> tuple[Tensor, Tensor]:
+def gamma_undecided_share(concentration: Tensor, symbols: int) -> UndecidedShare:
     """Probability that arg-max is wrong, from 1 at concentration 0, and its derivative.
 
     Dir(1 + τ e_k) is made of exponentials and one G ~ Gamma(1 + τ), of which arg-max is right with probability
@@ -86,17 +87,17 @@ def undecided_share(concentration: Tensor, symbols: int) -> tuple[Tensor, Tensor
     """
     a = concentration.unsqueeze(-1) + 1.0
     y = torch.linspace(-38.0, math.log(200.0), 1024, dtype=torch.float64, device=a.device)
-    wrong = -torch.expm1((symbols - 1) * torch.log(-torch.expm1(-y.exp())))
-    weight = (a * y - y.exp() - torch.lgamma(a)).exp() * wrong * (y[1] - y[0]) / (1.0 - 1.0 / symbols)
-    return weight.sum(-1), (weight * (y - torch.special.digamma(a))).sum(-1)
+    wrong = wrong_decisions(torch.log(-torch.expm1(-y.exp())), symbols)
+    weight = (a * y - y.exp() - torch.lgamma(a)).exp() * wrong * (y[1] - y[0])
+    return UndecidedShare(weight.sum(-1), (weight * (y - torch.special.digamma(a))).sum(-1))
 
 
 class DirichletPath(AbstractTokenPath):
     """x ~ Dir(1 + τ e_k); the position is τ, from 0 (uniform on the simplex) up.
 
-    The evidence is τ ln x. Times are such that arg-max is right at rate 1 − t (1 − 1/S), see `undecided_share`: tokens
-    are decided at τ about log₂ S, long before the state reaches a corner, and how they are decided does not become
-    abrupt as S grows.
+    The evidence is τ ln x. Times are such that arg-max is right at rate 1 − t (1 − 1/S), see `gamma_undecided_share`:
+    tokens are decided at τ about log₂ S, long before the state reaches a corner, and how they are decided does not
+    become abrupt as S grows.
 
     Source: "Dirichlet Flow Matching with Applications to DNA Sequence Design", Stark et al., 2024 (whose time is τ).
 
@@ -106,7 +107,7 @@ class DirichletPath(AbstractTokenPath):
 
     def __init__(self, vocab_size: int) -> None:
         super().__init__(vocab_size)
-        self._clock = FallingTable(lambda tau: undecided_share(tau, self.symbols), last=60.0)
+        self._clock = FallingTable(lambda tau: gamma_undecided_share(tau, self.symbols), last=60.0)
 
     def prior(
         self,

@@ -22,6 +22,7 @@ class FallingTable:
     def __init__(self, function: Callable[[Tensor], tuple[Tensor, Tensor]], last: float, rows: int = 2001) -> None:
         self.last, self.rows, self.width = last, rows, last / (rows - 1)
         value, slope = function(torch.linspace(0.0, last, rows, dtype=torch.float64))
+        value[0] = 1.0  # a rounding above or below would put the inverse of 1 beside 0
         self._table = torch.stack([value.log(), slope / value * self.width])
 
     def _cubic(self, cell: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -11,14 +11,15 @@ from torch import Tensor
 
 from isocline.processes.falling_table import FallingTable
 from isocline.processes.token_path import AbstractTokenPath
+from isocline.processes.undecided_share import UndecidedShare, shifted_noise
 from isocline.shapes import expand_like
 
-__all__ = ["FisherPath", "undecided_share"]
+__all__ = ["FisherPath", "half_normal_undecided_share"]
 
 HALF_PI = math.pi / 2
 
 
-def undecided_share(height: Tensor, symbols: int) -> tuple[Tensor, Tensor]:
+def half_normal_undecided_share(height: Tensor, symbols: int) -> UndecidedShare:
     """Probability that arg-max is wrong where half-normal noise carries h at one coordinate, and its derivative.
 
     arg-max of h e_k + |ε| in S dimensions is right with probability ∫_0^∞ 2φ(y) (2Φ(y + h) − 1)^{S−1} dy; returned is
@@ -33,12 +34,9 @@ def undecided_share(height: Tensor, symbols: int) -> tuple[Tensor, Tensor]:
     """
     nodes, weights = (torch.as_tensor(part, device=height.device) for part in np.polynomial.legendre.leggauss(256))
     y = 4.5 * (nodes + 1.0)
-    weights = 4.5 * weights * _density(y) / (1.0 - 1.0 / symbols)
     above = y + height.unsqueeze(-1)
-    inside = torch.log1p(-torch.erfc(above / 2**0.5))
-    wrong = -torch.expm1((symbols - 1) * inside)
-    slope = (symbols - 1) * ((symbols - 2) * inside).exp() * _density(above)
-    return (weights * wrong).sum(-1), -(weights * slope).sum(-1)
+    log_below = torch.log1p(-torch.erfc(above / 2**0.5))
+    return shifted_noise(4.5 * weights * _density(y), log_below, _density(above), symbols)
 
 
 def _density(y: Tensor) -> Tensor:
@@ -56,7 +54,8 @@ class FisherPath(AbstractTokenPath):
 
     and the velocity away from the corner is φ/s along the circle. For large S a coordinate of n is |N(0,1)|/√S and the
     path decides tokens near s = 1, within O(1/√S): times are spread there so that, to leading order, arg-max is right
-    at rate 1 − t (1 − 1/S), see `undecided_share`.
+    at rate 1 − t (1 − 1/S), see
+    `half_normal_undecided_share`.
 
     References: "Fisher Flow Matching for Generative Modeling over Discrete Data", Davis et al., 2024; "Categorical
     Flow Matching on Statistical Manifolds", Cheng et al., 2024.
@@ -67,7 +66,7 @@ class FisherPath(AbstractTokenPath):
 
     def __init__(self, vocab_size: int) -> None:
         super().__init__(vocab_size)
-        self._clock = FallingTable(lambda height: undecided_share(height, self.symbols), last=20.0)
+        self._clock = FallingTable(lambda height: half_normal_undecided_share(height, self.symbols), last=20.0)
 
     def prior(
         self,

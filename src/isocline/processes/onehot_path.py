@@ -125,7 +125,8 @@ class LogitPath(OneHotGaussianPath):
 
     def evidence_in(self, t: Tensor, view: Tensor) -> Tensor:
         """The log of the view times c/(1 − c)² over K."""
-        return self.evidence(t, view.log()) / self.logit
+        # A symbol that is ruled out stays so at t = 1 too, where c = 0 and the product has no value.
+        return torch.where(view > 0, self.evidence(t, view.log()) / self.logit, -torch.inf)
 
     def _view(self, t: Tensor, x: Tensor, evidence: Tensor) -> Tensor:
         return (self.logit * x).softmax(-1)

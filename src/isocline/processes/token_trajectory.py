@@ -21,7 +21,7 @@ class TokenTrajectory(NamedTuple):
     its way.
 
     For the uniform kernel these are, in law, the trajectories z_t = argmax(α_t e_x + σ_t ε) of a Gaussian diffusion of
-    one-hot vectors with one ε (`isocline.processes.argmax_survival`), the probability flow of a law of one point: the
+    one-hot vectors with one ε (`isocline.processes.decided_schedule`), the probability flow of a law of one point: the
     arg-max is x from the time on at which α/σ passes the gap max_{j≠x} ε_j − ε_x, and before it the symbol of the
     largest other ε_j, uniform on the others. That costs V normal numbers for each token, this two uniform ones.
 

@@ -28,6 +28,7 @@ from isocline.solvers.stepper import AbstractStepper
 
 __all__ = [
     "AbstractDiscreteSampler",
+    "AbstractJudgingSampler",
     "AncestralSampler",
     "ConfidenceSampler",
     "TauLeapingSampler",
@@ -186,7 +187,15 @@ class TauLeapingSampler(AbstractDiscreteSampler):
         return MixtureLeap(required_kernel(kernel, "tau-leaping"))
 
 
-class ConfidenceSampler(AbstractDiscreteSampler):
+class AbstractJudgingSampler(AbstractDiscreteSampler):
+    """A sampler that judges how certain a position is, on the law as it is; it draws from the sharpened one."""
+
+    def law(self, network: nn.Module, kernel: AbstractCorruption) -> VectorField:
+        """The law as it is."""
+        return TokenLaw(network, kernel, Sharpening())
+
+
+class ConfidenceSampler(AbstractJudgingSampler):
     """Decide the most certain masked positions first, the same number per step ("MaskGIT", Chang et al., 2022).
 
     Args:
@@ -213,10 +222,6 @@ class ConfidenceSampler(AbstractDiscreteSampler):
         """The unmasking step; absorbing kernels only."""
         masked = absorbing_kernel(kernel, "unmasking in an order")
         return UnmaskingStepper(masked, self.order, self.pace, self.sharpening)
-
-    def law(self, network: nn.Module, kernel: AbstractCorruption) -> VectorField:
-        """The law as it is: certainty is judged on it, candidates are drawn from the sharpened one."""
-        return TokenLaw(network, kernel, Sharpening())
 
     def steps(self, nfe: int, undecided: Tensor) -> int:
         """No more steps than masked positions: further ones would decide nothing."""

@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from isocline.processes.corruption import AbstractCorruption
 from isocline.processes.kernel import AbsorbingKernel
-from isocline.samplers.discrete import AbstractDiscreteSampler, absorbing_kernel, revealing_steps
+from isocline.samplers.discrete import AbstractJudgingSampler, absorbing_kernel, revealing_steps
 from isocline.samplers.order import AbstractOrder, LeastEntropy
-from isocline.samplers.token_law import Sharpening, TokenLaw
+from isocline.samplers.token_law import Sharpening
 from isocline.samplers.token_rows import law_of_rows
 from isocline.samplers.token_steppers import keep_first
 from isocline.solvers.markov import draw_symbols, markov_problem
-from isocline.solvers.problem import AbstractProblem, VectorField
+from isocline.solvers.problem import AbstractProblem
 from isocline.solvers.stepper import AbstractStepper, StepResult
 
 __all__ = ["EntropyBoundedSampler", "EntropyBoundedStepper", "affordable_prefix"]
@@ -81,7 +81,7 @@ class EntropyBoundedStepper(AbstractStepper):
         return StepResult(z, nfe=(count > 0).long())
 
 
-class EntropyBoundedSampler(AbstractDiscreteSampler):
+class EntropyBoundedSampler(AbstractJudgingSampler):
     """Reveal per evaluation as many tokens as an entropy budget pays for: few where the model is unsure.
 
     A sequence that is complete early costs no further evaluations; one that the budget γ is too small for reveals an
@@ -116,10 +116,6 @@ class EntropyBoundedSampler(AbstractDiscreteSampler):
         """The entropy-bounded step; absorbing kernels only."""
         masked = absorbing_kernel(kernel, "entropy-bounded unmasking")
         return EntropyBoundedStepper(masked, self.budget, self.order, self.sharpening)
-
-    def law(self, network: nn.Module, kernel: AbstractCorruption) -> VectorField:
-        """The law as it is: entropies are judged on it, tokens are drawn from the sharpened one."""
-        return TokenLaw(network, kernel, Sharpening())
 
     def steps(self, nfe: int, undecided: Tensor) -> int:
         """No more steps than masked positions: every step reveals one at least."""

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from isocline.processes.corruption import AbstractCorruption
 from isocline.processes.kernel import AbsorbingKernel
-from isocline.samplers.discrete import AbstractDiscreteSampler, absorbing_kernel
-from isocline.samplers.token_law import Sharpening, TokenLaw
+from isocline.samplers.discrete import AbstractJudgingSampler, absorbing_kernel
+from isocline.samplers.token_law import Sharpening
 from isocline.samplers.token_rows import law_of_rows
 from isocline.samplers.token_steppers import keep_first
 from isocline.solvers.markov import draw_symbols, markov_problem
-from isocline.solvers.problem import AbstractProblem, VectorField
+from isocline.solvers.problem import AbstractProblem
 from isocline.solvers.stepper import AbstractStepper, StepResult
 
 __all__ = ["MaskPredictSampler", "MaskPredictStepper"]
@@ -74,7 +74,7 @@ class MaskPredictStepper(AbstractStepper):
         return StepResult(z, carry=_Predicted(carry.open, certainty), nfe=(count > 0).long())
 
 
-class MaskPredictSampler(AbstractDiscreteSampler):
+class MaskPredictSampler(AbstractJudgingSampler):
     """Predict all tokens, mask the least certain again and predict them anew, ever fewer ("mask-predict").
 
     The authors take the most probable token (``temperature=0``), with a source sentence that makes texts differ;
@@ -92,7 +92,3 @@ class MaskPredictSampler(AbstractDiscreteSampler):
     def stepper(self, kernel: AbstractCorruption) -> AbstractStepper:
         """The mask-predict round; absorbing kernels only."""
         return MaskPredictStepper(absorbing_kernel(kernel, "mask-predict"), self.sharpening)
-
-    def law(self, network: nn.Module, kernel: AbstractCorruption) -> VectorField:
-        """The law as it is: certainty is read from it, tokens are drawn from the sharpened one."""
-        return TokenLaw(network, kernel, Sharpening())

@@ -1,15 +1,11 @@
-"""Uniform-state diffusion as the arg-max of a Gaussian one: survival, its derivative and inverse, and trajectories."""
-
-import math
+"""Uniform-state diffusion is the arg-max of a Gaussian one, at one time and along trajectories."""
 
 import pytest
 import torch
 from scipy.stats import chi2
 
-from isocline.processes.argmax_survival import ArgmaxSurvival
-from isocline.processes.decided_schedule import DecidedShareSchedule, undecided_share
+from isocline.processes.decided_schedule import DecidedShareSchedule, gaussian_undecided_share
 from isocline.processes.kernel import UniformKernel
-from isocline.processes.schedule import EDMSchedule, LinearSchedule, VPCosineSchedule
 from isocline.processes.token_schedule import LinearSurvival
 from isocline.processes.token_trajectory import draw_trajectory
 
@@ -32,27 +28,11 @@ def pearson(counts, probs):
     return chi2.sf(float(((counts - expected).square() / expected).sum()), len(counts) - 1)
 
 
-def test_two_symbols_have_the_closed_form():
-    """P(r) = Φ(r/√2) for K = 2, so a = 2Φ(r/√2) − 1 = erf(r/2), with r = (1 − t)/t on the linear path."""
-    t = torch.linspace(0.05, 1, 39, dtype=D)
-    survival = ArgmaxSurvival(LinearSchedule(), 2)
-    ratio = (1 - t) / t
-    torch.testing.assert_close(survival.a(t), torch.erf(ratio / 2), rtol=0, atol=1e-13)
-    slope = -torch.exp(-ratio.square() / 4) / math.sqrt(math.pi) / t.square()
-    torch.testing.assert_close(survival.da(t), slope, rtol=0, atol=1e-13)
-
-
-@pytest.mark.parametrize("symbols", [3, 1023])
-def test_the_schedule_of_linear_shares_makes_survival_linear(symbols):
-    t = torch.linspace(0, 1, 21, dtype=D)
-    torch.testing.assert_close(ArgmaxSurvival(DecidedShareSchedule(symbols), symbols).a(t), 1 - t, rtol=0, atol=1e-10)
-
-
 @pytest.mark.parametrize(("symbols", "ratio", "count"), [(4, 1.0, 200_000), (1023, 3.5, 20_000)])
 def test_the_arg_max_of_a_noised_one_hot_vector_has_the_uniform_kernels_law(symbols, ratio, count):
     """Chi-squared against a δ_x + (1 − a)/K, the others of a large vocabulary in groups of 73."""
     found = argmax_of(ratio, symbols, count, draws(1))
-    survival = 1 - float(undecided_share(torch.tensor(ratio, dtype=D), symbols)[0])
+    survival = 1 - float(gaussian_undecided_share(torch.tensor(ratio, dtype=D), symbols)[0])
     law = torch.full((symbols,), (1 - survival) / symbols, dtype=D)
     law[0] += survival
     counts = torch.bincount(found, minlength=symbols).double()
@@ -62,33 +42,15 @@ def test_the_arg_max_of_a_noised_one_hot_vector_has_the_uniform_kernels_law(symb
     assert 1e-3 < pearson(counts, law) < 1 - 1e-3
 
 
-@pytest.mark.parametrize("schedule", [LinearSchedule(), VPCosineSchedule()], ids=["linear", "cosine"])
-@pytest.mark.parametrize("symbols", [3, 1023])
-def test_the_schedule_falls_from_one_to_zero_and_its_derivative_and_inverse_are_its_own(schedule, symbols):
-    survival = ArgmaxSurvival(schedule, symbols)
-    t = torch.linspace(0, 1, 401, dtype=D)
-    a = survival.a(t)
-    assert a[0] == 1
-    assert a[-1] == 0
-    assert (a.diff() <= 0).all()
-    h = 1e-5
-    inner = t[1:-1]
-    numeric = (survival.a(inner + h) - survival.a(inner - h)) / (2 * h)
-    torch.testing.assert_close(survival.da(inner), numeric, rtol=1e-5, atol=2e-6)
-    a = torch.linspace(0.001, 0.999, 101, dtype=D)
-    torch.testing.assert_close(survival.a(survival.inverse(a)), a, rtol=0, atol=1e-10)
-    assert survival.inverse(torch.tensor([0.0, 1.0])).tolist() == [1.0, 0.0]
-
-
 def test_one_noise_at_two_times_is_the_gaussian_trajectory_in_law():
     """Joint law of (z_t, z_s) over all pairs of 3 symbols: arg-max of one ε at two ratios, against the kernel's."""
     symbols, count, x = 3, 200_000, 0
-    survival = ArgmaxSurvival(LinearSchedule(), symbols)
+    schedule, survival = DecidedShareSchedule(symbols), LinearSurvival()
     t, s = torch.tensor(0.6, dtype=D), torch.tensor(0.35, dtype=D)
     noise = torch.randn(count, symbols, generator=draws(2), dtype=D)
     states = []
     for time in (t, s):
-        values = survival.schedule(time)
+        values = schedule(time)
         w = values.sigma * noise
         w[:, x] += values.alpha
         states.append(w.argmax(-1))
@@ -117,10 +79,3 @@ def test_a_trajectory_has_the_kernels_marginals_and_changes_a_token_at_most_once
     counts = torch.bincount(trajectory.at(torch.tensor(0.7)).flatten(), minlength=4).double()
     law = kernel.marginal(x0[:1], torch.tensor(0.7))[0, 0, :4]
     assert 1e-3 < pearson(counts, law) < 1 - 1e-3
-
-
-def test_schedules_that_end_elsewhere_are_refused():
-    with pytest.raises(ValueError, match="LinearSchedule"):
-        ArgmaxSurvival(EDMSchedule(), 10)
-    with pytest.raises(ValueError, match="symbols = 1"):
-        ArgmaxSurvival(LinearSchedule(), 1)
