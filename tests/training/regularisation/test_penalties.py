@@ -158,6 +158,34 @@ def test_what_a_noise_prediction_means_as_a_velocity_is_penalised():
     assert float(loss.terms["penalty"]) == pytest.approx(float(expected), rel=1e-6)
 
 
+def test_kinetic_energy_shrinks_a_matched_velocity_by_one_plus_its_weight():
+    batch, weight = Batch(points(30)), 0.25
+
+    def best(regularisers):
+        field = Field(torch.zeros(3, 3))
+        made = Regularised(DenoisingMatching(FLOW), regularisers)
+        made.prepare(field)
+        parameters = [field.matrix, field.shift]
+
+        def loss(*values):
+            for parameter, value in zip(parameters, values, strict=True):
+                parameter.data = value.detach()
+            return made(field, batch, stream(1)).total
+
+        # A quadratic in few variables: one step of Newton's method, its Hessian from differences of gradients.
+        flat = torch.zeros(12, dtype=D)
+
+        def gradient(at):
+            total = loss(at[:9].reshape(3, 3), at[9:])
+            return torch.cat([g.flatten() for g in torch.autograd.grad(total, parameters)])
+
+        start = gradient(flat)
+        hessian = torch.stack([gradient(flat + unit) - start for unit in torch.eye(12, dtype=D)])
+        return -torch.linalg.solve(hessian, start)
+
+    torch.testing.assert_close(best({"speed": KineticEnergy(weight)}), best({}) / (1 + weight))
+
+
 def test_the_smoothness_of_parameters_is_the_sum_of_squared_differences():
     one, two, three = torch.zeros(3, 3), torch.full((3, 3), 2.0), torch.full((3, 3), 5.0)
     assert float(value_of(ParameterSmoothness(1.0), Stack(one, two, three)).terms["penalty"]) == 9 * 4 + 9 * 9
