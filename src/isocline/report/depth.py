@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from isocline.metrics.uncertainty import student_quantile
@@ -158,7 +158,7 @@ def _comparison(networks: Sequence[_Network]) -> tables.Table:
 
 def _stability(networks: Sequence[_Network], column: str) -> tables.Table:
     rows = [
-        tables.Row(_shown(network.name), tuple(tables.cell(network.reading(measure, column)) for measure in _MEASURES))
+        tables.Row(_shown(network.name), tuple(_measured(network, measure, column) for measure in _MEASURES))
         for network in networks
     ]
     return tables.Table(
@@ -169,6 +169,12 @@ def _stability(networks: Sequence[_Network], column: str) -> tables.Table:
         "taken. Logits: root mean square change over the relative change of the embedded text.",
         head="step",
     )
+
+
+def _measured(network: _Network, measure: str, column: str) -> tables.Cell:
+    """A measure with its spread, where its unit is not so small that the spread would be all zeros."""
+    cell = tables.cell(network.reading(measure, column))
+    return replace(cell, small="") if measure == "float32_error" else cell
 
 
 def _pruning(networks: Sequence[_Network]) -> tables.Table:
