@@ -46,8 +46,9 @@ class KineticEnergy(AbstractPenalty):
 
     What a network of a Gaussian process predicts is turned into the probability flow's velocity first. Of a neural ODE
     it is the field at every stage of its solver. Where the objective is matching with a velocity prediction, the two
-    together have the minimiser u/(1 + λ): it shrinks the velocity, and does not straighten paths. Continuous flows have it integrated along their paths
-    (`isocline.objectives.continuous_flow`, and higher derivatives in `isocline.objectives.speed_penalty`).
+    together have the minimiser u/(1 + λ): it shrinks the velocity, and does not straighten paths. Continuous flows
+    have it integrated along their paths (`isocline.objectives.continuous_flow`, and higher derivatives in
+    `isocline.objectives.speed_penalty`).
 
     Source: *How to Train Your Neural ODE*, Finlay et al., 2020, Eq. 7.
 
