@@ -52,7 +52,7 @@ class OptimisationStudySettings:
         optimizers: compared over gradient evaluations, by name; each takes ``lr``.
         learning_rates: the sweep.
         evaluations: budget of each run.
-        seeds: starts at the best step size; the sweep sees the first only.
+        seeds: starts of every run of the sweep.
         points: of a loss curve.
         edges: followed against the limit of stability, by name.
         edge_steps: their length.
@@ -201,22 +201,24 @@ def _best(name: str, make: Factory, settings: OptimisationStudySettings, places:
         regression = Regression(settings.regression, derive_seed(seed, "start", start))
         return _run(regression, _with(make, lr), settings.evaluations, places)
 
-    sweep = {lr: curve(lr, 0) for lr in settings.learning_rates}
-    finite = {lr: float(found[-1]) for lr, found in sweep.items() if bool(found.isfinite().all())}
-    if not finite:
+    sweep: dict[float, Tensor] = {}
+    for lr in settings.learning_rates:
+        curves = []
+        for start in range(settings.seeds):
+            curves.append(curve(lr, start))
+            if not bool(curves[-1].isfinite().all()):
+                break
+        else:
+            sweep[lr] = torch.stack(curves)
+    if not sweep:
         raise ValueError(
-            f"evaluation.optimisation: {name} diverges at every step size of {list(settings.learning_rates)}; give "
-            "smaller learning_rates"
+            f"evaluation.optimisation: {name} diverges from some start at every step size of "
+            f"{list(settings.learning_rates)}; give smaller learning_rates"
         )
-    # A step size that is best from one start may diverge from another: then the next best is taken.
-    for lr in sorted(finite, key=finite.__getitem__):
-        curves = torch.stack([sweep[lr], *(curve(lr, start) for start in range(1, settings.seeds))])
-        if bool(curves.isfinite().all()):
-            break
-    else:
-        raise ValueError(f"evaluation.optimisation: {name} diverges from some start at every step size; give smaller")
-    decades = curves.log10()
-    loss, logs = Estimate.from_values(curves[:, -1].numpy()), Estimate.from_values(decades[:, -1].numpy())
+    # By the mean over all starts: what is best from one of them may be about to diverge.
+    lr = min(sweep, key=lambda lr: float(sweep[lr][:, -1].log10().mean()))
+    decades = sweep[lr].log10()
+    loss, logs = Estimate.from_values(sweep[lr][:, -1].numpy()), Estimate.from_values(decades[:, -1].numpy())
     return Best(lr, loss, logs, tuple(decades.mean(0).tolist()))
 
 
