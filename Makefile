@@ -31,6 +31,7 @@ studies: $(ENV)  ## the full study of samplers: all of them, seven budgets (para
 	@$(RUN) isocline repro study-solvers
 	@$(RUN) isocline repro study-depth
 	@$(RUN) isocline repro study-stability
+	@$(RUN) isocline repro study-optimisation
 	@$(RUN) isocline repro analyse
 
 distill: $(ENV)  ## all image students with larger budgets, and the report (params.yaml is composed anew)
