@@ -138,7 +138,7 @@ def report_stability(
         spectrum=spectrum,
         lipschitz=lipschitz,
         stable_steps={
-            name: steps_within_growth(method, spectrum.trusted, span).clamp(max=_MANY_STEPS)
+            name: steps_within_growth(method, spectrum.values, span).clamp(max=_MANY_STEPS)
             for name, method in settings.methods.items()
         },
         local=local,
