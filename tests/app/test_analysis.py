@@ -47,12 +47,13 @@ READINGS = {
     "geometry": {"samples": 3, "steps": 3},
     "fixed_points": {"samples": 2, "times": [0.9], "steps": 2, "products": 3},
     "attractors": {"samples": 3, "times": [0.9], "steps": 2, "iterations": 30},
+    "continuation": {"samples": 2, "times": [0.9, 0.8], "steps": 2, "iterations": 30, "products": 3},
     "lyapunov": {"samples": 2, "exponents": 2, "steps": 2, "rounds": 1},
 }
 FILES = {
     "decision": "DecisionReading", "commitment": "CommitmentReading", "depth": "DepthReading",
     "geometry": "GeometryReading", "fixed_points": "FixedPointsReading", "attractors": "AttractorsReading",
-    "lyapunov": "LyapunovReading",
+    "continuation": "ContinuationReading", "lyapunov": "LyapunovReading",
 }  # fmt: skip
 SECTION = {
     "_target_": "isocline.dynamics.readings.settings.AnalysisSettings",
@@ -132,7 +133,7 @@ def sampler(name: str) -> dict | None:
 
 
 EXPECTED = {
-    "flow": {"decision", "geometry", "fixed_points", "attractors", "lyapunov"},
+    "flow": {"decision", "geometry", "fixed_points", "attractors", "continuation", "lyapunov"},
     "ar": {"commitment", "depth", "geometry", "lyapunov"},
     "masked": {"commitment", "depth", "geometry", "lyapunov"},
     "simplex": {"commitment", "depth", "geometry", "lyapunov"},

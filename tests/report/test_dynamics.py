@@ -34,6 +34,7 @@ FLOW = Study(
         "geometry": {"planarity": estimate(0.995), "arc_over_chord": estimate(1.03)},
         "attractors": {"distinct": {"noise_0_7": 9, "noise_0_9": 1}, "memorisation_ratio": 0.65},
         "fixed_points": {"distinct": {"at_0_7": 6}, "attracting": {"at_0_7": 5}},
+        "continuation": {"followed": 1.0, "splits_at": 0.83},
         "lyapunov": {"largest": estimate(-1.5)},
         "protocol": {"decision": "64 trajectories"},
     },
@@ -76,9 +77,18 @@ def test_the_sentences_say_the_numbers_and_only_those_that_were_measured() -> No
     assert found is not None
     flow, masked = found.parts
     text = " ".join(flow.findings)
-    for part in ("t = 0.600", "90 %", "99.5 %", "9.00 at 0.7", "1.00 at 0.9", "draw together", "5.00 attract"):
+    for part in (
+        "t = 0.600",
+        "90 %",
+        "99.5 %",
+        "9.00 at 0.7",
+        "1.00 at 0.9",
+        "draw together",
+        "5.00 attract",
+        "at 0.830 of noise",
+    ):
         assert part in text, part
-    assert len(flow.findings) == 5
+    assert len(flow.findings) == 6
     assert "in the law: 0.540" in masked.findings[0]
     assert "block 2 is missed least (0.0700" in masked.findings[1]
     assert len(masked.findings) == 2

@@ -286,6 +286,6 @@ def _references(config: Mapping[str, Any]) -> Iterator[Problem]:
     matrix = config.get("matrix")
     for modality, chosen in matrix.items() if isinstance(matrix, Mapping) else ():
         for name, side in chosen.items() if isinstance(chosen, Mapping) else ():
-            known = config.get(side) if side in ("models", "students", "densities") else None
-            if isinstance(known, Mapping) and name not in known:
+            section = config.get(side) if side in ("models", "students", "densities") else None
+            if isinstance(section, Mapping) and name not in section:
                 yield Problem(f"matrix.{modality}.{name}", f"there is no {side}.{name}")

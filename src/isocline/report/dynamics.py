@@ -166,6 +166,13 @@ def _attracted(document: Mapping[str, Any]) -> str | None:
     return f"Iterated at one share of noise, samples end at few attractors: {said}{near}."
 
 
+def _split(document: Mapping[str, Any]) -> str | None:
+    at = _value(document, "continuation", "splits_at")
+    if at is None:
+        return None
+    return f"Followed as the noise falls, the attractor of most samples ceases to attract at {number(at)} of noise."
+
+
 def _chaotic(document: Mapping[str, Any]) -> str | None:
     largest = _value(document, "lyapunov", "largest")
     if largest is None:
@@ -181,5 +188,6 @@ _SAYINGS: tuple[Callable[[Mapping[str, Any]], str | None], ...] = (
     _planar,
     _resting,
     _attracted,
+    _split,
     _chaotic,
 )

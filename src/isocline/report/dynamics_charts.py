@@ -90,6 +90,16 @@ _PLOTS = (
         "Samples of the model, iterated at one level of noise. At much noise all end at one image.",
     ),
     _Plot(
+        "continuation",
+        "noise",
+        "An attractor followed through the noise",
+        "share of noise, σ/(α + σ)",
+        "growth of its leading mode, |λ| − 1",
+        (_Curve("leading_growth", "leading mode"),),
+        "Above 0 it no longer attracts: the one image splits into several.",
+        Rule("neither", 0.0),
+    ),
+    _Plot(
         "axes",
         "axes",
         "How many axes the trajectories need",

@@ -13,6 +13,7 @@ from isocline.dynamics.flow_field import VARIABLE, flow_start, gaussian_field
 from isocline.dynamics.readings.attractors import AttractorsReading
 from isocline.dynamics.readings.base import ImageSide, Subject, TextSide
 from isocline.dynamics.readings.commitment import CommitmentReading
+from isocline.dynamics.readings.continuation import ContinuationReading
 from isocline.dynamics.readings.decision import DecisionReading
 from isocline.dynamics.readings.depth import DepthReading
 from isocline.dynamics.readings.fixed_points import FixedPointsReading
@@ -43,9 +44,9 @@ WEIGHTS = torch.tensor([0.25, 0.75])
 class Images(nn.Module):
     """The exact denoiser of the mixture, on images."""
 
-    def __init__(self, variance: float) -> None:
+    def __init__(self, variance: float, weights: Tensor) -> None:
         super().__init__()
-        self.inner = GaussianMixture(WEIGHTS, MODES, torch.full_like(MODES, variance)).network(PROCESS)
+        self.inner = GaussianMixture(weights, MODES, torch.full_like(MODES, variance)).network(PROCESS)
         self.unused = nn.Parameter(torch.zeros(1, dtype=torch.float64))
 
     def forward(self, t: Tensor, x: Tensor, cond: None = None) -> Tensor:
@@ -63,8 +64,8 @@ class Brightness(ImageJudge):
         return torch.stack([-bright, bright], 1)
 
 
-def two_images(variance: float = 1e-4) -> Subject:
-    network = Images(variance)
+def two_images(variance: float = 1e-4, weights: Tensor = WEIGHTS) -> Subject:
+    network = Images(variance, weights)
     denoiser = Denoiser(network, PROCESS)
     flow = TrainedField(
         name="two",
@@ -117,6 +118,18 @@ def test_where_noise_hides_which_image_it_was_one_attractor_is_left() -> None:
     found = AttractorsReading(samples=20, times=(0.9,), tolerance=1e-3).read(two_images(), 0)
     assert found.metrics["distinct"] == {"noise_0_9": 1}
     assert found.metrics["largest_basin"] == {"noise_0_9": 1.0}
+
+
+def test_the_mean_of_two_equal_images_ceases_to_attract_where_the_closed_form_says() -> None:
+    """D(α y) = m tanh(α² m·y/σ²) has slope (α |m|/σ)² at 0, which is 1 at σ/α = |m| = 2: two thirds of noise."""
+    times = (0.9, 0.8, 0.7, 0.65, 0.6)
+    reading = ContinuationReading(samples=3, times=times, iterations=300, products=8)
+    found = reading.read(two_images(0.0, torch.ones(2)), 0)
+    expected = [(2 * (1 - s) / s) ** 2 - 1 for s in times]
+    assert [row["leading_growth"] for row in found.tables["continuation"]] == pytest.approx(expected, abs=2e-3)
+    assert found.metrics["splits_at"] == pytest.approx(2 / 3, abs=0.005)
+    assert found.metrics["followed"] == 1.0
+    assert "splits_at" not in reading.__class__(samples=3, times=(0.9, 0.8)).read(two_images(), 0).metrics
 
 
 def test_the_fixed_points_that_iteration_finds_attract_and_newton_finds_the_saddle_of_a_small_field() -> None:

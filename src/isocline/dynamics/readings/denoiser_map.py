@@ -14,7 +14,7 @@ from isocline.dynamics.system import IteratedMap
 from isocline.dynamics.trained_field import TrainedField
 from isocline.processes.denoiser import AbstractDenoiser
 
-__all__ = ["denoiser_map", "image_sheet", "typical_states"]
+__all__ = ["denoiser_map", "image_sheet", "time_of_noise", "typical_states"]
 
 
 def denoiser_map(denoiser: AbstractDenoiser, noise: float, cond: Tensor | None = None) -> IteratedMap:
@@ -29,16 +29,15 @@ def denoiser_map(denoiser: AbstractDenoiser, noise: float, cond: Tensor | None =
         cond: condition of the states, or None.
     """
     process = denoiser.process
-    t = _time_of(denoiser, noise)
-    alpha = float(process.schedule(torch.tensor(t, dtype=torch.float64)).alpha)
 
     def law(at: Tensor, y: Tensor, given: Any) -> Tensor:
-        return denoiser.data(at.to(y.device), alpha * y, given)
+        return denoiser.data(at.to(y.device), float(process.schedule(at).alpha) * y, given)
 
-    return IteratedMap(law, t, cond)
+    return IteratedMap(law, time_of_noise(denoiser, noise), cond)
 
 
-def _time_of(denoiser: AbstractDenoiser, noise: float) -> float:
+def time_of_noise(denoiser: AbstractDenoiser, noise: float) -> float:
+    """Return the time at which σ/(α + σ) is ``noise``, within the times that the network was trained at."""
     process = denoiser.process
     t = float(VARIABLE.time(process, torch.tensor(noise, dtype=torch.float64)))
     return min(max(t, process.t_min), process.t_max)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from isocline.dynamics.readings.attractors import AttractorsReading
 from isocline.dynamics.readings.base import AbstractReading
 from isocline.dynamics.readings.commitment import CommitmentReading
+from isocline.dynamics.readings.continuation import ContinuationReading
 from isocline.dynamics.readings.decision import DecisionReading
 from isocline.dynamics.readings.depth import DepthReading
 from isocline.dynamics.readings.fixed_points import FixedPointsReading
@@ -26,6 +27,7 @@ def _all() -> dict[str, AbstractReading]:
         "geometry": GeometryReading(),
         "fixed_points": FixedPointsReading(),
         "attractors": AttractorsReading(),
+        "continuation": ContinuationReading(),
         "lyapunov": LyapunovReading(),
     }
 
