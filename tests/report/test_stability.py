@@ -99,7 +99,7 @@ def test_the_chapter_says_which_field_is_stiffest_and_what_a_regulariser_buys(ro
     assert heads == ["flow, euler", "flow_kinetic, euler"]
     # The excess is scale/NFE of 10; 5 % of it is reached at NFE 8 and 4, the second within the first budget.
     assert [row.cells[1].text for row in needs.rows] == ["8.00", "≤ 4.00"]
-    assert needs.rows[1].cells[3].text == "0.500×"
+    assert needs.rows[1].cells[3].text == "≤ 0.500×"
     assert needs.rows[1].cells[3].better
     assert any(sentence.startswith("Euler’s method needs 0.5") for sentence in study.findings)
     assert converged.rows[1].cells[1].text == "+0"

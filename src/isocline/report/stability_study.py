@@ -110,8 +110,9 @@ def _ratio(own: _Need, reference: _Need) -> tables.Cell:
         return tables.Cell()
     found = ratio(own.values, reference.values)
     apart = found.high < 1 or found.low > 1
+    sign = "≤ " if own.found and own.found.get("at_most") else ""
     return tables.Cell(
-        f"{number(found.mean)}×",
+        f"{sign}{number(found.mean)}×",
         f"[{number(found.low)}, {number(found.high)}]",
         apart=apart,
         better=found.high < 1,
