@@ -60,10 +60,13 @@ def test_means_of_the_data_are_far_from_all_of_them() -> None:
 def test_distances_are_per_entry_whatever_the_shape() -> None:
     train = torch.zeros(2, 2, 3)
     train[1] = 10.0
-    verdict = attractor_memorisation(train[:1] + 0.5, train, train[:1] + torch.linspace(1, 2, 40)[:, None, None])
+    held_out = train[:1] + torch.linspace(1, 2, 40)[:, None, None]
+    verdict = attractor_memorisation(train[:1] + 0.5, train, held_out)
     assert float(verdict.distances) == pytest.approx(0.5)
     assert verdict.nearest.tolist() == [0]
     assert float(verdict.p_values) == pytest.approx(1 / 41)
+    tied = attractor_memorisation(held_out[:1], train, held_out)
+    assert float(tied.p_values) == pytest.approx(2 / 41)
 
 
 @pytest.mark.parametrize(
