@@ -63,7 +63,7 @@ def test_an_unknown_kind_names_the_nearest_and_all():
 
 
 def test_every_folder_of_conf_belongs_to_a_kind_or_is_a_fixed_section():
-    fixed = {"judge", "evaluation", "report"}
+    fixed = {"judge", "evaluation", "report", "depth"}
     known = {group.split("/")[0] for groups in GROUPS.values() for group in groups}
     assert {path.name for path in CONF.iterdir() if path.is_dir()} <= known | fixed
 

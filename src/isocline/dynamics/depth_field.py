@@ -65,8 +65,8 @@ class Depth:
     def field(self, network: nn.Module, example: Tensor) -> VectorField:
         """Return the field; a condition of the layers (time) is that of the call on ``example`` ``(1, *event)``."""
         _, *rest = self._first(network, example)
-        layers = [_Residual(block, tuple(rest)) for block in _trunk(network).blocks]
-        return layer_field(layers)
+        trunk = _trunk(network)
+        return layer_field(trunk.integrator.fields(trunk.stack, *(rest or [None])))
 
     def output(self, network: nn.Module, inputs: Tensor, state: Tensor) -> Tensor:
         """Return what the network makes of ``inputs`` if its last layer's result is ``state``."""
@@ -88,17 +88,6 @@ class Depth:
             handle.remove()
         embedded, *rest = seen[0]
         return embedded + trunk.positions[:, : embedded.shape[1]], *rest
-
-
-class _Residual:
-    """F(x) = block(x, …) − x."""
-
-    def __init__(self, block: nn.Module, rest: tuple[Any, ...]) -> None:
-        self.block, self.rest = block, rest
-
-    def __call__(self, x: Tensor) -> Tensor:
-        after: Tensor = self.block(x, *self.rest)
-        return after - x
 
 
 class _CleanDepth(Depth):
@@ -144,7 +133,7 @@ def depth_of(network: nn.Module, ask: Ask) -> Depth:
     Raises:
         ValueError: if it holds none: a U-Net's layers change the shape of the state, so that they are no flow.
     """
-    length = len(_trunk(network).blocks)
+    length = _trunk(network).integrator.depth
     return (_CleanDepth if isinstance(network, BlockTransformer) else Depth)(length, ask)
 
 
