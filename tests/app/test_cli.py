@@ -14,7 +14,20 @@ import pytest
 from isocline import cli
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("compose", "repro", "sample", "generate", "analyse", "compare", "gate", "list", "doctor", "ui", "sync", "report")
+COMMANDS = (
+    "compose",
+    "repro",
+    "sample",
+    "generate",
+    "analyse",
+    "compare",
+    "gate",
+    "list",
+    "doctor",
+    "ui",
+    "sync",
+    "report",
+)
 HEAVY = ("torch", "mlflow", "hydra", "omegaconf", "dvc", "pytorch_lightning", "numpy", "yaml")
 
 
