@@ -26,13 +26,14 @@ repro: $(ENV)  ## run the pipeline that params.yaml describes; only what changed
 test: $(ENV)  ## run all tests
 	@$(RUN) pytest -n 2 $(ARGS)
 
-studies: $(ENV)  ## the full study of samplers: all of them, seven budgets (params.yaml is composed anew)
+studies: $(ENV)  ## samplers, depth, stability, dynamics, optimisers in full, and the report (params.yaml is composed anew)
 	@$(RUN) isocline compose experiment=studies $(ARGS)
 	@$(RUN) isocline repro study-solvers
 	@$(RUN) isocline repro study-depth
 	@$(RUN) isocline repro study-stability
 	@$(RUN) isocline repro study-optimisation
 	@$(RUN) isocline repro analyse
+	@$(RUN) isocline report
 
 distill: $(ENV)  ## all image students with larger budgets, and the report (params.yaml is composed anew)
 	@$(RUN) isocline compose experiment=distillation $(ARGS)

@@ -15,7 +15,8 @@ LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
 WANTED = (
     "add-a-data-set", "add-a-process", "add-an-objective", "add-a-sampler", "add-a-distiller",
     "change-one-parameter", "use-a-server", "solvers", "samplers", "distillation", "migrate-from-torchdiffeq",
-    "language", "kernels", "objectives-text", "stability",
+    "language", "kernels", "objectives-text", "stability", "depth", "dynamics",
+    "regularisers", "optimisers",
 )  # fmt: skip
 
 
