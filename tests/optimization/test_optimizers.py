@@ -318,6 +318,17 @@ def test_adaptive_steps_stay_inside_the_stability_interval_of_a_stiff_bowl() -> 
     assert optimizer.evaluations < 3 * 400
 
 
+def test_a_step_whose_error_is_too_large_is_rejected_and_a_shorter_one_taken() -> None:
+    curvatures = torch.tensor([1000.0], dtype=torch.float64)
+    theta = nn.Parameter(torch.ones_like(curvatures))
+    optimizer = AdaptiveGradientFlow([theta], stepper=Heun(), lr=10.0)
+    optimizer.param_groups[0]["next_step"] = 1.0
+    optimizer.step(bowl(curvatures, theta, optimizer))
+    assert 0 < theta.item() < 1
+    assert optimizer.param_groups[0]["step_size"] < 2e-3
+    assert optimizer.evaluations > 2
+
+
 def test_a_controlled_learning_rate_settles_below_two_over_the_curvature() -> None:
     curvatures = torch.tensor([0.02, 50.0], dtype=torch.float64)
     theta = nn.Parameter(torch.ones_like(curvatures))
