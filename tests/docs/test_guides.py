@@ -16,7 +16,7 @@ WANTED = (
     "add-a-data-set", "add-a-process", "add-an-objective", "add-a-sampler", "add-a-distiller",
     "change-one-parameter", "use-a-server", "solvers", "samplers", "distillation", "migrate-from-torchdiffeq",
     "language", "kernels", "objectives-text", "stability", "depth", "dynamics",
-    "regularisers", "optimisers",
+    "regularisers", "optimisers", "reading-models",
 )  # fmt: skip
 
 
