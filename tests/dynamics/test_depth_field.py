@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from isocline.dynamics.depth_field import depth_of, layer_field, residual_layers
 from isocline.networks.block_transformer import BlockTransformer
 from isocline.networks.classifier import ResidualClassifier
+from isocline.networks.depth.runge_kutta import RungeKutta
 from isocline.networks.leave_one_out import LeaveOneOut
 from isocline.networks.soft_token_transformer import SoftTokenTransformer
 from isocline.networks.transformer import PatchTransformer, TokenTransformer
@@ -18,7 +20,7 @@ from isocline.networks.unet import UNet
 from isocline.processes.kernel import UniformKernel
 from isocline.processes.token_schedule import LinearSurvival
 from isocline.solvers.controller import ConstantSteps
-from isocline.solvers.explicit import Euler
+from isocline.solvers.explicit import Euler, Heun
 from isocline.solvers.loop import solve_strict
 from isocline.solvers.problem import ODEProblem, VectorField
 
@@ -55,6 +57,7 @@ T = torch.tensor(0.4, dtype=torch.float64)
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "causal": (lambda: TokenTransformer(VOCABULARY, **SIZES, causal=True, time_conditioned=False), tokens),
     "timed with a bias": (lambda: TokenTransformer(VOCABULARY, **SIZES, relative=True), tokens),
+    "timed by one projection": (lambda: TokenTransformer(VOCABULARY, **SIZES, condition_width=4), tokens),
     "wrapped": (
         lambda: LeaveOneOut(TokenTransformer(VOCABULARY, **SIZES), UniformKernel(VOCABULARY, LinearSurvival())),
         tokens,
@@ -105,3 +108,17 @@ def test_samples_at_different_depths_each_get_their_own_layer() -> None:
 def test_a_network_whose_layers_change_the_states_shape_is_refused() -> None:
     with pytest.raises(ValueError, match="UNet has no stack of Transformer blocks to read in depth"):
         depth_of(UNet(1, 8, 8), lambda other, x: other(T, x))
+
+
+def test_a_network_of_another_integrator_is_read_as_the_fields_that_it_integrates() -> None:
+    network = TokenTransformer(
+        VOCABULARY, **SIZES, time_conditioned=False, integrator=functools.partial(RungeKutta, stepper=Heun())
+    )
+    stirred(network)
+    depth = depth_of(network, lambda other, x: other(None, x))
+    with torch.no_grad():
+        start = depth.start(network, tokens())
+        field = depth.field(network, tokens()[:1])
+        for layer, block in enumerate(network.trunk.stack):
+            own = block.branches(None).field(start)
+            assert torch.allclose(field(torch.tensor(layer + 0.5), start, None), own, atol=1e-6)

@@ -60,13 +60,12 @@ class Depth:
 
     def start(self, network: nn.Module, inputs: Tensor) -> Tensor:
         """Return what the first layer is given for ``inputs``, ``(B, L, D)``."""
-        return self._first(network, inputs)[0]
+        return self._integration(network, inputs)[1]
 
     def field(self, network: nn.Module, example: Tensor) -> VectorField:
         """Return the field; a condition of the layers (time) is that of the call on ``example`` ``(1, *event)``."""
-        _, *rest = self._first(network, example)
-        trunk = _trunk(network)
-        return layer_field(trunk.integrator.fields(trunk.stack, *(rest or [None])))
+        stack, _, condition = self._integration(network, example)
+        return layer_field(_trunk(network).integrator.fields(stack, condition))
 
     def output(self, network: nn.Module, inputs: Tensor, state: Tensor) -> Tensor:
         """Return what the network makes of ``inputs`` if its last layer's result is ``state``."""
@@ -76,18 +75,16 @@ class Depth:
         finally:
             handle.remove()
 
-    def _first(self, network: nn.Module, inputs: Tensor) -> tuple[Any, ...]:
-        """The arguments of the first layer: those of the stack, with the positions added."""
+    def _integration(self, network: nn.Module, inputs: Tensor) -> tuple[Any, ...]:
+        """What the integrator is called with: the blocks, the state before them, and the condition."""
         seen: list[tuple[Any, ...]] = []
-        trunk = _trunk(network)
-        handle = trunk.register_forward_pre_hook(lambda module, args: seen.append(args))
+        handle = _trunk(network).integrator.register_forward_pre_hook(lambda module, args: seen.append(args))
         try:
             with torch.no_grad():
                 self.ask(network, inputs)
         finally:
             handle.remove()
-        embedded, *rest = seen[0]
-        return embedded + trunk.positions[:, : embedded.shape[1]], *rest
+        return seen[0]
 
 
 class _CleanDepth(Depth):
