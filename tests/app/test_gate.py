@@ -202,6 +202,7 @@ def test_absent_or_damaged_files_are_named(tmp_path):
         ("evaluate-ar.entropy.48", "both"),
         ("evaluate-flow.floor.frechet", "both"),
         ("judge-images.accuracy", "higher"),
+        ("stability-flow.precision_loss.float32", "lower"),
     ],
 )
 def test_each_metric_knows_its_better_side(key, better):

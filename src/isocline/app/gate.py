@@ -53,6 +53,7 @@ _UNMEASURED_FLOOR, _MEASURED_FLOOR = 1e-2, 1e-6
 _LOWER = (
     "frechet", "kernel", "class_balance_tv", "copies", "bits_per_", "perplexity", "generative_perplexity",
     "jensen_shannon", "train_loss", "loss", "nats", "nfe", "energy_distance", "rmse", "excess", "grid_error",
+    "precision_loss",
 )  # fmt: skip
 _HIGHER = ("precision", "recall", "density", "coverage", "accuracy", "dictionary_share", "distinct")
 _NOT_METRICS = ("protocol", "floor", "reference")
