@@ -257,11 +257,13 @@ def line_chart(
     ys = [v for s in drawn for v in (*s.y, *s.low, *s.high)] + ([rule.value] if rule else [])
     # A bold letter is about nine units wide; the widest of the usual names needs 118.
     room = max(118.0, 20 + 9.0 * max((len(s.label) for s in series), default=0)) if end_labels else 14.0
-    left, right, top, bottom = 54.0, size.width - room, 26.0, size.height - 46.0
-    across = _Span(*_extent(xs, x.scale), left, right, x.scale)
+    right, top, bottom = size.width - room, 26.0, size.height - 46.0
     up = _Span(*_extent(ys, y.scale), bottom, top, y.scale)
-    x_ticks = list(x.ticks) or (log_ticks if x.scale == "log" else linear_ticks)(across.low, across.high)
     y_ticks = (log_ticks if y.scale == "log" else linear_ticks)(up.low, up.high)
+    # A digit is about eight units wide.
+    left = max(54.0, 14 + 8.0 * max((len(tick_label(v)) for v in y_ticks), default=0))
+    across = _Span(*_extent(xs, x.scale), left, right, x.scale)
+    x_ticks = list(x.ticks) or (log_ticks if x.scale == "log" else linear_ticks)(across.low, across.high)
     parts = [
         f'<svg class="chart" viewBox="0 0 {size.width} {size.height}" role="img" aria-label="{escape(description)}">',
         '<g class="grid">',
