@@ -73,7 +73,7 @@ def test_what_cannot_be_run_is_refused_by_its_key(config, key: str, value, where
 
 
 def test_the_defaults_and_an_added_density_are_fine(config) -> None:
-    for name in ("cnf_moons", "cnf_digits", "spline_moons", "taynode_moons", "residual_digits"):
+    for name in ("cnf_moons", "cnf_digits", "spline_moons", "taynode_moons", "glow_digits"):
         lr = config["densities"][name]["optimizer"]["lr"]
         assert found(config, f"densities.{name}.optimizer.lr", lr) == {}
 
@@ -86,5 +86,5 @@ def test_a_density_may_not_have_a_models_name(config) -> None:
 def test_every_density_has_its_dimension_from_its_data(config) -> None:
     points = config["data"]["points"]
     dims = {name: (d["network"]["dim"], points[d["data"]]["dim"]) for name, d in config["densities"].items()}
-    assert len(dims) == 14
+    assert len(dims) == 12
     assert all(mine == wanted for mine, wanted in dims.values())
