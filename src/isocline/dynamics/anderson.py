@@ -7,12 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from isocline.dynamics.root_finder import AbstractRootFinder, Roots, RootStatus, residual_tolerance
-from isocline.dynamics.system import AbstractSystem, check_states, row_rms
+from isocline.dynamics.root_finder import AbstractRootFinder, AbstractRootSearch, Roots, RootStatus, residual_tolerance
+from isocline.dynamics.system import AbstractSystem, row_rms
 
 __all__ = ["Anderson"]
-
-_RUNNING = -1
 
 
 @dataclass(frozen=True)
@@ -57,32 +55,24 @@ class Anderson(AbstractRootFinder):
 
     def find(self, system: AbstractSystem, starts: Tensor) -> Roots:
         """Search from every start; see the base class."""
-        check_states(starts, "starts")
         with torch.no_grad():
             search = _Search(self, system, starts)
-            for _ in range(self.iterations):
-                rows = torch.nonzero(search.status == _RUNNING).flatten()
-                if not len(rows):
-                    break
-                search.advance(rows)
-            return search.result()
+            search.run(self.iterations)
+            return search.roots(search.best, search.norm)
 
 
-class _Search:
+class _Search(AbstractRootSearch):
     """The state of one call; states are rows of n numbers, the memory a ring of m differences."""
 
     def __init__(self, settings: Anderson, system: AbstractSystem, starts: Tensor) -> None:
-        count = len(starts)
-        self.settings, self.system, self.event = settings, system, starts.shape[1:]
+        super().__init__(system, starts)
+        self.settings, count = settings, len(starts)
         self.x = starts.flatten(1).clone()
         self.r = system.residual(starts).flatten(1)
         self.best, self.norm, self.best_r = self.x.clone(), row_rms(self.r), self.r.clone()
         self.mixing = torch.full((count, 1), settings.mixing, dtype=starts.dtype, device=starts.device)
         self.dx = torch.zeros(count, settings.memory, self.x.shape[1], dtype=starts.dtype, device=starts.device)
         self.dr = torch.zeros_like(self.dx)
-        zero = torch.zeros(count, dtype=torch.int64, device=starts.device)
-        self.iterations, self.evaluations = zero.clone(), zero + 1
-        self.status = torch.full_like(zero, _RUNNING)
         self.status[~self.norm.isfinite()] = int(RootStatus.NON_FINITE)
         self.finish(torch.arange(count, device=starts.device))
 
@@ -125,12 +115,6 @@ class _Search:
         self.mixing[rows] *= 0.5
         exhausted = self.mixing[rows, 0].abs() < 1e-6 * abs(self.settings.mixing)
         self.status[rows[exhausted]] = int(RootStatus.STALLED)
-
-    def result(self) -> Roots:
-        """What was found."""
-        status = torch.where(self.status == _RUNNING, int(RootStatus.MAX_ITERATIONS), self.status)
-        points = self.best.reshape(-1, *self.event)
-        return Roots(points, self.norm, status, self.iterations, self.evaluations, torch.zeros_like(self.evaluations))
 
 
 def _mixture(differences: Tensor, residual: Tensor) -> Tensor:

@@ -9,12 +9,11 @@ from torch import Tensor
 
 from isocline.dynamics.gmres import LinearSolution, gmres
 from isocline.dynamics.krylov import jacobian_operator
-from isocline.dynamics.root_finder import AbstractRootFinder, Roots, RootStatus, residual_tolerance
-from isocline.dynamics.system import AbstractSystem, check_states, row_rms
+from isocline.dynamics.root_finder import AbstractRootFinder, AbstractRootSearch, Roots, RootStatus, residual_tolerance
+from isocline.dynamics.system import AbstractSystem, row_rms
 
 __all__ = ["NewtonKrylov"]
 
-_RUNNING = -1
 _SUFFICIENT = 1e-4
 _LOOSEST = 0.9
 
@@ -56,30 +55,22 @@ class NewtonKrylov(AbstractRootFinder):
 
     def find(self, system: AbstractSystem, starts: Tensor) -> Roots:
         """Search from every start; see the base class."""
-        check_states(starts, "starts")
         with torch.no_grad():
             search = _Search(self, system, starts)
-            for _ in range(self.iterations):
-                rows = torch.nonzero(search.status == _RUNNING).flatten()
-                if not len(rows):
-                    break
-                search.advance(rows)
-            return search.result()
+            search.run(self.iterations)
+            return search.roots(search.x, search.norm)
 
 
-class _Search:
+class _Search(AbstractRootSearch):
     """The state of one call."""
 
     def __init__(self, settings: NewtonKrylov, system: AbstractSystem, starts: Tensor) -> None:
-        count = len(starts)
-        self.settings, self.system = settings, system
+        super().__init__(system, starts)
+        self.settings = settings
         self.x, self.r = starts.clone(), system.residual(starts)
         self.norm = row_rms(self.r)
         self.forcing = torch.full_like(self.norm, settings.forcing)
-        zero = torch.zeros(count, dtype=torch.int64, device=starts.device)
-        self.iterations, self.evaluations, self.products = zero.clone(), zero + 1, zero.clone()
-        self.status = torch.full_like(zero, _RUNNING)
-        self.settle(torch.arange(count, device=starts.device))
+        self.settle(self.running())
 
     def settle(self, rows: Tensor) -> None:
         """Mark what has converged or is lost."""
@@ -101,7 +92,7 @@ class _Search:
         # Solving beyond the tolerance of the outer iteration is wasted.
         floor = 0.5 * residual_tolerance(self.settings.tolerance, self.x[rows]) / self.norm[rows].clamp(min=1e-300)
         self.forcing[rows] = fresh.maximum(floor).clamp(max=_LOOSEST)
-        self.settle(rows[self.status[rows] == _RUNNING])
+        self.settle(self.running(rows))
 
     def direction(self, rows: Tensor) -> LinearSolution:
         """Newton's direction, flattened."""
@@ -124,8 +115,3 @@ class _Search:
             if not len(rows):
                 return
         self.status[rows] = int(RootStatus.STALLED)
-
-    def result(self) -> Roots:
-        """What was found."""
-        status = torch.where(self.status == _RUNNING, int(RootStatus.MAX_ITERATIONS), self.status)
-        return Roots(self.x, self.norm, status, self.iterations, self.evaluations, self.products)

@@ -10,9 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from isocline.dynamics.system import AbstractSystem, row_rms
+from isocline.dynamics.system import AbstractSystem, check_states, row_rms
 
-__all__ = ["AbstractRootFinder", "Polished", "RootStatus", "Roots", "residual_tolerance"]
+__all__ = ["AbstractRootFinder", "AbstractRootSearch", "Polished", "RootStatus", "Roots", "residual_tolerance"]
+
+
+_RUNNING = -1
 
 
 class RootStatus(enum.IntEnum):
@@ -79,6 +82,57 @@ class AbstractRootFinder(ABC):
         Raises:
             TypeError, ValueError: as `isocline.dynamics.system.check_states`.
         """
+
+
+class AbstractRootSearch(ABC):
+    """The state of one search: which starts still run, and what each has cost.
+
+    Args:
+        system: see `AbstractRootFinder.find`.
+        starts: likewise.
+
+    Attributes:
+        iterations: int64, shape (B,).
+        evaluations: likewise; the first one, at the start, is counted.
+        products: likewise.
+        status: `RootStatus`, or that the start still runs.
+    """
+
+    def __init__(self, system: AbstractSystem, starts: Tensor) -> None:
+        check_states(starts, "starts")
+        self.system, self.event = system, starts.shape[1:]
+        zero = torch.zeros(len(starts), dtype=torch.int64, device=starts.device)
+        self.iterations, self.evaluations, self.products = zero.clone(), zero + 1, zero.clone()
+        self.status = torch.full_like(zero, _RUNNING)
+
+    @abstractmethod
+    def advance(self, rows: Tensor) -> None:
+        """One iteration of the starts ``rows``, those that are done marked in ``status``."""
+
+    def running(self, rows: Tensor | None = None) -> Tensor:
+        """Those of the starts ``rows`` (all by default) that still run."""
+        if rows is None:
+            return torch.nonzero(self.status == _RUNNING).flatten()
+        return rows[self.status[rows] == _RUNNING]
+
+    def run(self, iterations: int) -> None:
+        """Advance what still runs, at most so many times."""
+        for _ in range(iterations):
+            rows = self.running()
+            if not len(rows):
+                break
+            self.advance(rows)
+
+    def roots(self, points: Tensor, residuals: Tensor) -> Roots:
+        """The result; what still runs has used up its iterations.
+
+        Args:
+            points: states with the batch first, of any further shape.
+            residuals: root mean square there, shape (B,).
+        """
+        status = torch.where(self.status == _RUNNING, int(RootStatus.MAX_ITERATIONS), self.status)
+        points = points.reshape(-1, *self.event)
+        return Roots(points, residuals, status, self.iterations, self.evaluations, self.products)
 
 
 @dataclass(frozen=True)

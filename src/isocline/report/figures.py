@@ -228,6 +228,37 @@ def _end_labels(series: Sequence[Series], across: _Span, up: _Span, right: float
     )
 
 
+@dataclass(frozen=True)
+class _Ticked:
+    """One side of the plot: its mapping, where its ticks are, its label."""
+
+    span: _Span
+    ticks: Sequence[float]
+    label: str
+
+
+def _axes_svg(x: _Ticked, y: _Ticked, size: Size) -> list[str]:
+    """Grid, ticks and labels."""
+    left, right, bottom = x.span.start, x.span.end, y.span.start
+    return [
+        '<g class="grid">',
+        *(f'<path d="M{left:.0f} {y.span(v):.1f}H{right:.0f}"/>' for v in y.ticks),
+        "</g>",
+        *(
+            f'<text class="tick" text-anchor="end" x="{left - 8:.0f}" y="{y.span(v) + 4:.1f}">{tick_label(v)}</text>'
+            for v in y.ticks
+        ),
+        *(
+            f'<text class="tick" text-anchor="middle" x="{x.span(v):.1f}" y="{bottom + 19:.0f}">{tick_label(v)}</text>'
+            for v in x.ticks
+        ),
+        f'<path class="axis" d="M{left:.0f} {bottom:.0f}H{right:.0f}"/>',
+        f'<text class="label" text-anchor="middle" x="{(left + right) / 2:.0f}" y="{size.height - 8}">'
+        f"{escape(x.label)}</text>",
+        f'<text class="label" x="8" y="14">{escape(y.label)}</text>',
+    ]
+
+
 def line_chart(
     series: Sequence[Series],
     x: Axis,
@@ -266,21 +297,7 @@ def line_chart(
     x_ticks = list(x.ticks) or (log_ticks if x.scale == "log" else linear_ticks)(across.low, across.high)
     parts = [
         f'<svg class="chart" viewBox="0 0 {size.width} {size.height}" role="img" aria-label="{escape(description)}">',
-        '<g class="grid">',
-        *(f'<path d="M{left:.0f} {up(v):.1f}H{right:.0f}"/>' for v in y_ticks),
-        "</g>",
-        *(
-            f'<text class="tick" text-anchor="end" x="{left - 8:.0f}" y="{up(v) + 4:.1f}">{tick_label(v)}</text>'
-            for v in y_ticks
-        ),
-        *(
-            f'<text class="tick" text-anchor="middle" x="{across(v):.1f}" y="{bottom + 19:.0f}">{tick_label(v)}</text>'
-            for v in x_ticks
-        ),
-        f'<path class="axis" d="M{left:.0f} {bottom:.0f}H{right:.0f}"/>',
-        f'<text class="label" text-anchor="middle" x="{(left + right) / 2:.0f}" y="{size.height - 8}">'
-        f"{escape(x.label)}</text>",
-        f'<text class="label" x="8" y="14">{escape(y.label)}</text>',
+        *_axes_svg(_Ticked(across, x_ticks, x.label), _Ticked(up, y_ticks, y.label), size),
     ]
     if rule is not None:
         place = up(rule.value)

@@ -50,15 +50,15 @@ class AttractorsReading(AbstractReading):
 
     def refusal(self, subject: Subject) -> str | None:
         """Needs a denoiser of images."""
-        if subject.images is not None and subject.flow is not None and subject.flow.denoiser is not None:
+        if subject.image_denoiser is not None:
             return None
         return "it is no denoiser of images, which can be iterated at one level of noise"
 
     def read(self, subject: Subject, seed: int) -> Findings:
         """Iterate at every share of noise, merge, and hold against the data."""
-        flow, side = subject.flow, subject.images
+        flow, side, denoiser = subject.flow, subject.images, subject.image_denoiser
         assert flow is not None
-        assert flow.denoiser is not None
+        assert denoiser is not None
         assert side is not None
         starts, cond = typical_states(flow, self.samples, self.steps, seed), flow.condition(self.samples, seed)
         rows: list[Row] = []
@@ -66,7 +66,7 @@ class AttractorsReading(AbstractReading):
         metrics: dict[str, dict[str, float]] = {"distinct": {}, "settled": {}, "largest_basin": {}}
         found = []
         for time in self.times:
-            system = denoiser_map(flow.denoiser, time, cond)
+            system = denoiser_map(denoiser, time, cond)
             limits = map_limits(system, starts, self.iterations, tolerance=self.tolerance)
             attractors = distinct_attractors(limits, self.separation * spread(starts))
             shares = basin_shares(attractors.members, len(attractors.points))

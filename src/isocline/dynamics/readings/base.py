@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from isocline.dynamics.trained_field import TrainedField
 from isocline.metrics.judge_image import ImageJudge
 from isocline.metrics.uncertainty import Estimate
+from isocline.processes.denoiser import AbstractDenoiser
 
 __all__ = [
     "AbstractReading",
@@ -99,6 +100,11 @@ class Subject:
     def field(self) -> TrainedField | None:
         """The flow, or the depth of a model that has none."""
         return self.flow or self.depth
+
+    @property
+    def image_denoiser(self) -> AbstractDenoiser | None:
+        """The denoiser of a model of images, which can be asked at one level of noise again and again."""
+        return self.flow.denoiser if self.images is not None and self.flow is not None else None
 
 
 @dataclass(frozen=True)

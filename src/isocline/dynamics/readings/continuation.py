@@ -51,24 +51,24 @@ class ContinuationReading(AbstractReading):
 
     def refusal(self, subject: Subject) -> str | None:
         """Needs a denoiser of images."""
-        if subject.images is not None and subject.flow is not None and subject.flow.denoiser is not None:
+        if subject.image_denoiser is not None:
             return None
         return "it is no denoiser of images, which can be followed through levels of noise"
 
     def read(self, subject: Subject, seed: int) -> Findings:
         """Find the attractor, follow it, and ask at each share what its modes do."""
-        flow = subject.flow
+        flow, denoiser = subject.flow, subject.image_denoiser
         assert flow is not None
-        assert flow.denoiser is not None
+        assert denoiser is not None
         starts, cond = typical_states(flow, self.samples, self.steps, seed), flow.condition(self.samples, seed)
-        first = denoiser_map(flow.denoiser, self.times[0], cond)
+        first = denoiser_map(denoiser, self.times[0], cond)
         limits = map_limits(first, starts, self.iterations, tolerance=2e-3)
         attractors = distinct_attractors(limits, 0.05 * spread(starts))
         protocol = f"the attractor of most of {self.samples} samples at {self.times[0]:g} of noise, by Newton's method"
         if not len(attractors.points):
             return Findings({"followed": 0.0}, protocol=protocol)
         system = first.at_rows(attractors.sources[:1])
-        times = [time_of_noise(flow.denoiser, time) for time in self.times]
+        times = [time_of_noise(denoiser, time) for time in self.times]
         found = follow_times(system, attractors.points[:1], times, self.finder)
         rows: list[Row] = []
         before: Tensor | None = None

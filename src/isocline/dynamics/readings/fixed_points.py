@@ -59,7 +59,7 @@ class FixedPointsReading(AbstractReading):
 
     def refusal(self, subject: Subject) -> str | None:
         """Needs a denoiser of images, or the field of a density or classifier."""
-        if subject.images is not None and subject.flow is not None and subject.flow.denoiser is not None:
+        if subject.image_denoiser is not None:
             return None
         if subject.flow is not None and subject.flow.kind in ("density", "classifier"):
             return None
@@ -94,20 +94,18 @@ class FixedPointsReading(AbstractReading):
                 sheets += image_sheet(subject.images.pixels(found.points), subject.images, self.shown)
         if sheets:
             pictures["fixed_points"] = torch.stack(sheets)
-        what = (
-            "denoiser y ↦ D(α y, t) at shares of noise" if subject.images is not None and flow.denoiser else "field at"
-        )
+        what = "denoiser y ↦ D(α y, t) at shares of noise" if subject.image_denoiser is not None else "field at"
         protocol = (
             f"{self.samples} starts on the model's trajectories; {what} {', '.join(f'{t:g}' for t in self.times)}"
         )
         return Findings(counts, {"fixed_points": rows}, pictures, protocol)
 
     def _system(self, subject: Subject, time: float, cond: Tensor | None, seed: int) -> tuple[AbstractSystem, Tensor]:
-        flow = subject.flow
+        flow, denoiser = subject.flow, subject.image_denoiser
         assert flow is not None
-        if subject.images is not None and flow.denoiser is not None:
+        if denoiser is not None:
             starts = typical_states(flow, self.samples, self.steps, seed)
-            return denoiser_map(flow.denoiser, time, cond), starts
+            return denoiser_map(denoiser, time, cond), starts
         paths = follow(flow, self.samples, self.steps, seed)
         at = flow.start + time * (flow.end - flow.start)
         return Flow(flow.field, at, cond), paths.ys[round(time * (len(paths.ys) - 1))]
