@@ -4,44 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.metrics.exact_images import LINEAR, Flat, Pixels
 
 from isocline.metrics.image_metrics import ImageReference
 from isocline.metrics.solver_study import SolverStudySettings, study_solvers
 from isocline.processes.denoiser import Denoiser
-from isocline.processes.gaussian import GaussianProcess
-from isocline.processes.mixture import GaussianMixture
-from isocline.processes.prediction import VelocityPrediction
-from isocline.processes.schedule import LinearSchedule
 from isocline.samplers.continuous import ContinuousSampler
 from isocline.samplers.grid import GivenGrid, UniformTimeGrid
 from isocline.samplers.variable import LinearPathVariable
 from isocline.solvers.explicit import RK4, Euler, Heun
 
-LINEAR = GaussianProcess(LinearSchedule(), VelocityPrediction())
 PATH = LinearPathVariable()
-
-
-class Pixels:
-    """A judge whose features are the pixels."""
-
-    def features(self, images: torch.Tensor) -> torch.Tensor:
-        return images.double().flatten(1) / 128
-
-    def classify(self, features: torch.Tensor) -> torch.Tensor:
-        return features
-
-
-class Flat(torch.nn.Module):
-    """The exact network of a mixture of 4-pixel images."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        means = torch.tensor([[0.5, -0.5, 0.2, 0.0], [-0.5, 0.5, 0.0, 0.3]])
-        self.mixture = GaussianMixture(torch.ones(2), means, torch.full((2, 4), 0.02))
-
-    def forward(self, t, x, cond=None):
-        flat = self.mixture.predict(LINEAR.schedule(t), x.flatten(1), VelocityPrediction())
-        return flat.reshape(x.shape).to(x.dtype)
 
 
 def sampler(stepper=None, grid=None) -> ContinuousSampler:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
-import torch
+from tests.pipeline.small_images import prepare_images, stage
 
 from isocline.app.artifacts import build, save_model
 from isocline.app.compose import compose
 from isocline.app.gate import direction_of, flatten
-from isocline.app.judge_files import save_judge
-from isocline.datasets.images import Digits
-from isocline.datasets.storage import write_tensors
 
 ROOT = Path(__file__).parents[2]
 QUALITY = "evaluation.stability.quality"
@@ -43,42 +39,19 @@ class Run:
 
 def prepare(params: dict) -> None:
     """Write a flow and a density, a judge and images as the earlier stages would."""
-    shape = {"channels": 1, "size": 8}
-    torch.manual_seed(0)
-    section = params["models"]["flow"]
-    network = {"_target_": "isocline.networks.unet.UNet", **shape, "width": 8, "multipliers": [1, 1]}
-    made = build(network)
-    torch.nn.init.normal_(made.last[-1].weight, std=0.05)
-    config = {"modality": "images", "process": section["process"], "network": network}
-    whole = {"name": "flow", **config, "objective": section["objective"]}
-    save_model(Path("data/models/flow"), made, whole, [{"step": 1, "loss": 1.0}])
+    prepare_images(params["models"]["flow"])
     density = params["densities"]["cnf_moons"]
     whole = {"name": "cnf_moons", "modality": "points", **{key: density[key] for key in ("network", "objective")}}
     save_model(Path("data/models/cnf_moons"), build(density["network"]), whole, [{"step": 1, "loss": 1.0}])
-    judge = {
-        "_target_": "isocline.metrics.judge_image.ImageJudge",
-        **shape,
-        "classes": 10,
-        "width": 4,
-        "num_features": 6,
-    }
-    save_judge(Path("data/judges/images"), build(judge), judge)
-    arrays = Digits().load().pool
-    for split, rows in (("train", slice(0, 60)), ("test", slice(60, 120))):
-        images = {"images": arrays.images[rows], "labels": arrays.labels[rows]}
-        write_tensors(Path(f"data/images/{split}.safetensors"), images)
 
 
 def test_a_flow_and_a_density_are_measured_and_written_bit_by_bit_alike(tmp_path: Path, monkeypatch) -> None:
     params = compose(SMALL, ROOT).config
     monkeypatch.chdir(tmp_path)
     prepare(params)
-    spec = importlib.util.spec_from_file_location("stage_stability", ROOT / "pipeline/study_stability.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     run = Run()
     for name in ("flow", "cnf_moons"):
-        module.main(run, params, name)
+        stage("study_stability")(run, params, name)
     flow, density = run.documents
 
     quality = params["evaluation"]["stability"]["quality"]
@@ -101,6 +74,6 @@ def test_a_flow_and_a_density_are_measured_and_written_bit_by_bit_alike(tmp_path
     assert len(rows) == len(params["evaluation"]["stability"]["shares"])
 
     before = {path: path.read_bytes() for path in Path("data/stability").rglob("*.csv")}
-    module.main(run, params, "cnf_moons")
+    stage("study_stability")(run, params, "cnf_moons")
     assert run.documents[2] == density
     assert before == {path: path.read_bytes() for path in Path("data/stability").rglob("*.csv")}

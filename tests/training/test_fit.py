@@ -87,19 +87,12 @@ def test_two_runs_give_the_same_bits_and_learn(tmp_path: Path) -> None:
 
 
 def test_a_run_interrupted_between_steps_ends_with_the_same_bits(tmp_path: Path) -> None:
-    class Stop(Exception):
-        pass
-
-    class StopAt(AtomicCheckpoint):
-        def on_train_batch_end(self, trainer, pl_module, *args):  # type: ignore[no-untyped-def]
-            if trainer.global_step == 23:
-                self.save(trainer)
-            if trainer.global_step == 26:
-                raise Stop
+    # Not above: another process imports this file alone.
+    from tests.training.interruption import Stop, StopAt
 
     whole = train(tmp_path / "whole")
     with pytest.raises(Stop):
-        train(tmp_path / "cut", extra=(StopAt(tmp_path / "cut"),))
+        train(tmp_path / "cut", extra=(StopAt(tmp_path / "cut", 23, 26),))
     resumed = train(tmp_path / "cut")
     assert resumed.resumed_from == 23
     assert torch.equal(weights(whole.network), weights(resumed.network))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.training.interruption import Stop, StopAt
 from tests.training.test_fit import Regression, data, weights
 from torch import Tensor, nn
 
@@ -19,7 +20,6 @@ from isocline.optimization.heavy_ball import HeavyBall
 from isocline.optimization.pid_learning_rate import PIDLearningRate
 from isocline.optimization.proximal import AndersonStages
 from isocline.solvers import RK4, ImplicitEuler
-from isocline.training.callbacks import AtomicCheckpoint
 from isocline.training.fit import FitResult, fit
 from isocline.training.module import GenerativeModule
 from isocline.training.settings import FitSettings
@@ -79,19 +79,9 @@ def test_all_evaluations_of_a_step_see_one_batch_and_one_noise_and_the_step_coun
 
 @pytest.mark.parametrize("name", MAKE)
 def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path, name: str) -> None:
-    class Stop(Exception):
-        pass
-
-    class StopAt(AtomicCheckpoint):
-        def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
-            if trainer.global_step == 9:
-                self.save(trainer)
-            if trainer.global_step == 11:
-                raise Stop
-
     whole = train(tmp_path / "whole", name)
     with pytest.raises(Stop):
-        train(tmp_path / "cut", name, extra=(StopAt(tmp_path / "cut"),))
+        train(tmp_path / "cut", name, extra=(StopAt(tmp_path / "cut", 9, 11),))
     resumed = train(tmp_path / "cut", name)
     assert resumed.resumed_from == 9
     assert torch.equal(weights(whole.network), weights(resumed.network))

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tests.training.interruption import Stop, StopAt
 from torch import nn
 
 from isocline.app import training_stage
@@ -21,7 +22,6 @@ from isocline.processes.denoiser import Denoiser
 from isocline.processes.gaussian import GaussianProcess
 from isocline.processes.prediction import VelocityPrediction
 from isocline.processes.schedule import LinearSchedule
-from isocline.training.callbacks import AtomicCheckpoint
 from isocline.training.fit import fit
 from isocline.training.module import GenerativeModule
 from isocline.training.regularisation.jacobian_frobenius import JacobianFrobenius
@@ -72,19 +72,9 @@ def run(directory: Path, tied: bool, **kwargs):
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_regularised_run_that_was_interrupted_ends_with_the_same_bits(tmp_path: Path, tied: bool) -> None:
-    class Stop(Exception):
-        pass
-
-    class StopAt(AtomicCheckpoint):
-        def on_train_batch_end(self, trainer, pl_module, *args):
-            if trainer.global_step == 6:
-                self.save(trainer)
-            if trainer.global_step == 9:
-                raise Stop
-
     whole = run(tmp_path / "whole", tied)
     with pytest.raises(Stop):
-        run(tmp_path / "cut", tied, extra=(StopAt(tmp_path / "cut"),))
+        run(tmp_path / "cut", tied, extra=(StopAt(tmp_path / "cut", 6, 9),))
     resumed = run(tmp_path / "cut", tied)
     assert resumed.resumed_from == 6
     assert whole.history == resumed.history
