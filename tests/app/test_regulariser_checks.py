@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import re
 from pathlib import Path
 
@@ -33,6 +34,12 @@ def chosen(config, side, name, **regularisers):
     result = copy.deepcopy(config)
     result[side][name]["regularisers"] = regularisers
     return result
+
+
+@functools.cache
+def by(network):
+    """The default composition with a masked model whose depth is integrated otherwise."""
+    return compose([f"network@models.masked.network={network}"], ROOT, validate=False).config
 
 
 def test_all_that_suit_a_model_pass(defaults):
@@ -70,6 +77,29 @@ def test_what_does_not_suit_is_named_by_its_key(defaults, side, name, regularise
     first = next(validate.problems(config))
     assert first.key == f"{side}.{name}.regularisers.{key}"
     assert re.search(message, first.message)
+
+
+@pytest.mark.parametrize(
+    ("network", "regularisers", "key", "message"),
+    [
+        ("leapfrog", {"drop": DROP}, "drop", "network.integrator = Leapfrog carries a velocity"),
+        ("continuous", {"states": STATES}, "states", "network.integrator = Continuous has no residual layers; remove"),
+        ("continuous", {"a": NORM, "b": JACOBIAN}, "b", "set network.integrator.gradient to backpropagation"),
+    ],
+)
+def test_what_a_step_of_the_depth_does_not_allow_is_refused_by_its_key(network, regularisers, key, message):
+    config = by(network)
+    assert list(findings(chosen(config, "models", "masked", c=CAP))) == []
+    ((found, said),) = findings(chosen(config, "models", "masked", **regularisers))
+    assert found == f"models.masked.regularisers.{key}"
+    assert message in said
+
+
+@pytest.mark.parametrize("network", ["rk4_learned", "predictor_corrector"])
+def test_other_steps_of_the_depth_allow_all(network):
+    config = by(network)
+    for chosen_ones in ({"a": NEAR, "b": JACOBIAN, "c": STATES, "d": NORM, "e": DROP}, {"a": TIED, "b": CAP}):
+        assert list(findings(chosen(config, "models", "masked", **chosen_ones))) == []
 
 
 def test_averages_that_would_not_fit_are_refused(defaults):

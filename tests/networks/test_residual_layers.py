@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from isocline.networks.classifier import ResidualClassifier
+from isocline.networks.depth.splitting import Macaron
 from isocline.networks.mlp import MLP
 from isocline.networks.preconditioning import Preconditioned
 from isocline.networks.residual_layers import residual_stacks
@@ -16,6 +17,7 @@ CASES = [
     (PatchTransformer(1, 8, 4, 8, 3, 2), IMAGES, 3, True),
     (Preconditioned(PatchTransformer(1, 8, 4, 8, 3, 2), LinearSchedule(), 0.5), IMAGES, 3, True),
     (TokenTransformer(5, 6, 8, 2, 2), (torch.rand(2), torch.randint(0, 4, (2, 6))), 2, True),
+    (TokenTransformer(5, 6, 8, 2, 2, integrator=Macaron), (torch.rand(2), torch.randint(0, 4, (2, 6))), 2, True),
     (UNet(1, 8, 8, (1, 2)), IMAGES, 5, True),
     (ResidualClassifier(1, 8, 3, 8, blocks=4), (IMAGES[1],), 4, False),
 ]

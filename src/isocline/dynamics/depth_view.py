@@ -1,8 +1,8 @@
 """Depth as time: what a Transformer's residual stack says, and does, layer by layer.
 
-Nothing is asked of the network but that its blocks are modules of a `Transformer` and add to their input: a block is
-passed over by a hook that hands its input on. An early exit is the network with all later blocks passed over, read
-by its own head (the logit lens); a block's contribution is what is lost without it.
+Nothing is asked of the network but that a `Transformer` takes its state through layers: one is passed over by a hook on
+its end that hands its input on. An early exit is the network with all later layers passed over, read by its own head
+(the logit lens); a layer's contribution is what is lost without it.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def trunk_of(network: nn.Module) -> Transformer:
 
 
 def _layers(trunk: Transformer) -> list[nn.Module]:
-    """The blocks, each of which returns its first argument and what it adds."""
+    """The ends of the layers, each of which is given the state before its layer and returns the state after it."""
     return [layer.module for layer in trunk.residual_layers()]
 
 

@@ -10,15 +10,24 @@ __all__ = ["HasResidualLayers", "ResidualLayer", "residual_stacks"]
 
 
 class ResidualLayer(NamedTuple):
-    """One layer of a stack x_{l+1} = x_l + F_l(x_l).
+    """One layer of a stack x_{l+1} = x_l + F_l(x_l), or x_{l+1} = Step(F_l, x_l) of another step than Euler's.
 
     Attributes:
         module: evaluated by its own call; where it adds, its first argument is x_l.
         adds: whether it returns x_{l+1}, or F_l(x_l) alone for its caller to add.
+        block: holds the parameters θ_l; None if the module does.
+        skippable: whether the stack may go on from x_l as if the layer were not there.
     """
 
     module: nn.Module
     adds: bool = True
+    block: nn.Module | None = None
+    skippable: bool = True
+
+    @property
+    def weights(self) -> nn.Module:
+        """What holds θ_l."""
+        return self.module if self.block is None else self.block
 
 
 @runtime_checkable

@@ -189,10 +189,8 @@ class Transformer(nn.Module):
         return cast("list[Block]", list(self.blocks))
 
     def residual_layers(self) -> list[ResidualLayer]:
-        """Return the blocks; none where the integrator takes them apart, so that they are not evaluated as a whole."""
-        if not isinstance(self.integrator, Euler):
-            return []
-        return [ResidualLayer(block) for block in self.blocks]
+        """Return the integrator's layers."""
+        return self.integrator.layers(self.blocks)
 
     def empty_cache(self, batch: int) -> KeyValueCache:
         """Return a cache that holds no token of ``batch`` sequences."""

@@ -11,6 +11,7 @@ from isocline.dynamics.readings.base import AbstractReading, Findings, Row, Subj
 from isocline.dynamics.token_reading import token_reading
 from isocline.metrics.text_likelihood import spread_rows
 from isocline.networks.block_transformer import BlockTransformer
+from isocline.networks.residual_layers import residual_stacks
 
 __all__ = ["DepthReading"]
 
@@ -36,6 +37,9 @@ class DepthReading(AbstractReading):
             return "it names no tokens, layer by layer"
         if isinstance(subject.network, BlockTransformer):
             return "a BlockTransformer runs two streams through its layers"
+        layers = [layer for stack in residual_stacks(subject.network) for layer in stack]
+        if not layers or not all(layer.skippable for layer in layers):
+            return "its depth has no layers that can be left out one by one"
         return None
 
     @torch.no_grad()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
 from isocline.networks.depth.block import Branch, ResidualBlock
+from isocline.networks.residual_layers import ResidualLayer
 
-__all__ = ["AbstractBlockwise", "AbstractDepthIntegrator", "DepthStep"]
+__all__ = ["AbstractBlockwise", "AbstractDepthIntegrator", "DepthStep", "LayerEnd"]
 
 
 class AbstractDepthIntegrator(nn.Module, ABC):
@@ -43,6 +44,10 @@ class AbstractDepthIntegrator(nn.Module, ABC):
         """The fields F_0, F_1, … that are integrated over layer 0, 1, …, under one condition."""
         return [block.branches(c).field for block in blocks]
 
+    def layers(self, blocks: Iterable[nn.Module]) -> list[ResidualLayer]:
+        """The layers one by one, for what reads or changes states of depth; none where depth is not taken in layers."""
+        return []
+
     @abstractmethod
     def trajectory(self, blocks: Iterable[ResidualBlock], x: Tensor, c: Tensor | None) -> Iterator[Tensor]:
         """Yield the states after layer 1, 2, …, ``depth``.
@@ -70,8 +75,35 @@ class DepthStep(NamedTuple):
     carry: Any = None
 
 
+class LayerEnd(nn.Module):
+    """Where a layer ends: it is told x_l and x_{l+1} and hands on the latter, whatever step led there.
+
+    A step takes its block apart, so that there is no call of the block to hook into. Here there is one.
+    """
+
+    def forward(self, before: Tensor, after: Tensor) -> Tensor:
+        """Return ``after``, ``(B, L, D)``."""
+        return after
+
+
 class AbstractBlockwise(AbstractDepthIntegrator):
-    """One step per block; a multistep or second-order method carries something from layer to layer."""
+    """One step per block; a multistep or second-order method carries something from layer to layer.
+
+    Attributes:
+        skippable: whether a layer can be left out by going on from its x_l, whatever is carried.
+        ends: of the layers, which have no parameters.
+    """
+
+    skippable: ClassVar[bool] = True
+
+    def __init__(self, depth: int, width: int) -> None:
+        super().__init__(depth, width)
+        self.ends = nn.ModuleList(LayerEnd() for _ in range(depth))
+
+    def layers(self, blocks: Iterable[nn.Module]) -> list[ResidualLayer]:
+        """See the base class."""
+        pairs = zip(self.ends, blocks, strict=True)
+        return [ResidualLayer(end, block=block, skippable=self.skippable) for end, block in pairs]
 
     def init(self, x: Tensor) -> Any:
         """What the first layer is carried; nothing by default."""
@@ -93,12 +125,14 @@ class AbstractBlockwise(AbstractDepthIntegrator):
         """See the base class."""
         carry = self.init(x)
         for layer, block in enumerate(blocks):
-            x, carry = self.step(layer, block, x, c, carry)
+            after, carry = self.step(layer, block, x, c, carry)
+            x = self.ends[layer](x, after)
             yield x
 
     def forward(self, blocks: Iterable[ResidualBlock], x: Tensor, c: Tensor | None) -> Tensor:
         """See the base class."""
         carry = self.init(x)
         for layer, block in enumerate(blocks):
-            x, carry = self.step(layer, block, x, c, carry)
+            after, carry = self.step(layer, block, x, c, carry)
+            x = self.ends[layer](x, after)
         return x

@@ -49,6 +49,9 @@ class Leapfrog(AbstractBlockwise):
         ValueError: if ``friction`` is negative.
     """
 
+    # Left out, a layer would still have moved the velocity.
+    skippable = False
+
     def __init__(self, depth: int, width: int, friction: float = 0.0) -> None:
         super().__init__(depth, width)
         if friction < 0:

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from isocline.networks.depth.block import ResidualBlock
-from isocline.networks.depth.integrator import AbstractBlockwise, DepthStep
-from isocline.networks.depth.runge_kutta import combine, stage_slopes, stage_weights
+from isocline.networks.depth.integrator import DepthStep
+from isocline.networks.depth.runge_kutta import AbstractStaged, combine, stage_slopes, stage_weights
 from isocline.solvers.explicit import AbstractRungeKutta
 from isocline.solvers.polynomial import integrated_lagrange
 
 __all__ = ["PredictorCorrector"]
 
 
-class PredictorCorrector(AbstractBlockwise):
+class PredictorCorrector(AbstractStaged):
     """The step of PCformer.
 
     Predictor: ``p = x_l + Σ_i b (1 − b)^{n−i} F_i`` over the n stages of a Runge–Kutta method, b learned by each block
@@ -41,10 +41,9 @@ class PredictorCorrector(AbstractBlockwise):
     """
 
     def __init__(self, depth: int, width: int, stepper: AbstractRungeKutta, history: int = 2) -> None:
-        super().__init__(depth, width)
+        super().__init__(depth, width, stepper)
         if history < 1:
             raise ValueError(f"history = {history}: the corrector needs this layer's slope at least; give 1 or more")
-        self.table = stepper.tableau
         self.history = history
         self.decay = nn.Parameter(torch.full((depth,), 0.5))
         known = [min(layer + 1, history) for layer in range(depth)]

@@ -13,7 +13,15 @@ from isocline.networks.depth.integrator import AbstractBlockwise, DepthStep
 from isocline.solvers.explicit import AbstractRungeKutta
 from isocline.solvers.tableau import Tableau
 
-__all__ = ["LearnedRungeKutta", "RungeKutta", "combine", "explicit_step", "stage_slopes", "stage_weights"]
+__all__ = [
+    "AbstractStaged",
+    "LearnedRungeKutta",
+    "RungeKutta",
+    "combine",
+    "explicit_step",
+    "stage_slopes",
+    "stage_weights",
+]
 
 
 def combine(x: Tensor, weights: Sequence[float] | Tensor, slopes: Sequence[Tensor]) -> Tensor:
@@ -54,11 +62,8 @@ def explicit_step(table: Tableau, field: Branch, x: Tensor, length: float = 1.0)
     return combine(x, weights, stage_slopes(table, field, x, length))
 
 
-class RungeKutta(AbstractBlockwise):
-    """``x_{l+1} = x_l + Σ_i γ_i F_i``, ``F_i = F(x_l + Σ_j a_ij F_j; θ_l)``: θ_l is shared by the stages of block l.
-
-    Source: Li et al., ODE Transformer: an ordinary differential equation-inspired model for sequence generation (2022);
-    Xiao et al., Ordinary differential equations in vision and language (2026), Eqs. 38–41.
+class AbstractStaged(AbstractBlockwise):
+    """A step made of the stages of a Runge–Kutta method, all of them of one block.
 
     Args:
         depth: number of blocks.
@@ -70,12 +75,20 @@ class RungeKutta(AbstractBlockwise):
         super().__init__(depth, width)
         self.table = stepper.tableau
 
+
+class RungeKutta(AbstractStaged):
+    """``x_{l+1} = x_l + Σ_i γ_i F_i``, ``F_i = F(x_l + Σ_j a_ij F_j; θ_l)``: θ_l is shared by the stages of block l.
+
+    Source: Li et al., ODE Transformer: an ordinary differential equation-inspired model for sequence generation (2022);
+    Xiao et al., Ordinary differential equations in vision and language (2026), Eqs. 38–41.
+    """
+
     def step(self, layer: int, block: ResidualBlock, x: Tensor, c: Tensor | None, carry: Any) -> DepthStep:
         """See the base class."""
         return DepthStep(explicit_step(self.table, block.branches(c).field, x))
 
 
-class LearnedRungeKutta(AbstractBlockwise):
+class LearnedRungeKutta(AbstractStaged):
     """As `RungeKutta`, with weights γ_i of the stages that each block learns, from the tableau's as a start.
 
     What a stage looks at (the a_ij) stays the tableau's. Nothing keeps Σ γ_i at one: a block may learn its own length
@@ -90,8 +103,7 @@ class LearnedRungeKutta(AbstractBlockwise):
     """
 
     def __init__(self, depth: int, width: int, stepper: AbstractRungeKutta) -> None:
-        super().__init__(depth, width)
-        self.table = stepper.tableau
+        super().__init__(depth, width, stepper)
         self.weights = nn.Parameter(torch.tensor(stage_weights(self.table)).repeat(depth, 1))
 
     def step(self, layer: int, block: ResidualBlock, x: Tensor, c: Tensor | None, carry: Any) -> DepthStep:

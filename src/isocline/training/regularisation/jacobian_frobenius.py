@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from isocline.networks.depth.continuous import Continuous
 from isocline.networks.residual_layers import HasResidualLayers
 from isocline.objectives.base import Objective
 from isocline.objectives.maximum_likelihood import ContinuousMaximumLikelihood
+from isocline.solvers.gradient import Backpropagation
 from isocline.training.regularisation.base import AbstractPenalty
 from isocline.training.regularisation.evaluations import Evaluation, mean_square, recorded
 from isocline.training.regularisation.kinetic_energy import field_of, refuse_adjoint
@@ -67,6 +69,12 @@ class JacobianFrobenius(AbstractPenalty):
         if isinstance(objective, ContinuousMaximumLikelihood):
             raise ValueError("the objective has this integral along its paths; set objective.jacobian instead")
         refuse_adjoint(network)
+        for method in network.modules():
+            if isinstance(method, Continuous) and not isinstance(method.gradient, Backpropagation | None):
+                raise ValueError(
+                    f"network.integrator.gradient = {type(method.gradient).__name__} cannot be differentiated twice; "
+                    "set network.integrator.gradient to backpropagation, or remove it"
+                )
 
     @contextlib.contextmanager
     def watch(self, network: nn.Module, generator: torch.Generator) -> Iterator[None]:

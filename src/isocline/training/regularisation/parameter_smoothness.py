@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from isocline.networks.residual_layers import residual_stacks
 from isocline.objectives.base import Objective
 from isocline.training.regularisation.base import AbstractPenalty
+from isocline.training.regularisation.layers import lacking
 
 __all__ = ["ParameterSmoothness", "neighbours"]
 
@@ -18,7 +19,7 @@ def neighbours(network: nn.Module) -> list[tuple[dict[str, nn.Parameter], dict[s
     found = []
     for stack in residual_stacks(network):
         for first, second in pairwise(stack):
-            one, other = dict(first.module.named_parameters()), dict(second.module.named_parameters())
+            one, other = dict(first.weights.named_parameters()), dict(second.weights.named_parameters())
             if {name: p.shape for name, p in one.items()} == {name: p.shape for name, p in other.items()}:
                 found.append((one, other))
     return found
@@ -47,7 +48,7 @@ class ParameterSmoothness(AbstractPenalty):
         pairs = neighbours(network)
         if not pairs:
             raise ValueError(
-                f"{type(network).__name__} has no two consecutive residual layers of equal shape; remove it, or choose "
+                f"{lacking(network)} has no two consecutive residual layers of equal shape; remove it, or choose "
                 "a network with them (network.depth or network.blocks of at least 2)"
             )
         if all(one[name] is other[name] for one, other in pairs for name in one):

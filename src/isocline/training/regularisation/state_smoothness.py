@@ -13,6 +13,7 @@ from isocline.networks.residual_layers import ResidualLayer, residual_stacks
 from isocline.objectives.base import Objective
 from isocline.training.regularisation.base import AbstractPenalty
 from isocline.training.regularisation.evaluations import mean_square, usable
+from isocline.training.regularisation.layers import layers_of
 
 __all__ = ["StateSmoothness"]
 
@@ -20,8 +21,9 @@ __all__ = ["StateSmoothness"]
 class StateSmoothness(AbstractPenalty):
     """Σ_l ‖x_{l+1} − x_l‖²/d over residual layers: the kinetic energy of depth, at unit steps.
 
-    Averaged over samples, and over the evaluations if the objective makes several. Layers that change the shape of the
-    state, as a U-Net has, do not count. The states are those of the objective's own evaluations.
+    Averaged over samples, and over the evaluations if the objective makes several. In a Transformer x_{l+1} is where
+    the step of its depth integrator has led. Layers that change the shape of the state, as a U-Net has, do not count.
+    The states are those of the objective's own evaluations.
 
     Source: Xiao et al., Ordinary differential equations in vision and language (2026), Eq. 49; *A Principle of
     Least Action for the Training of Neural Networks*, Karkar, Ayed, de Bézenac & Gallinari, 2020.
@@ -41,8 +43,7 @@ class StateSmoothness(AbstractPenalty):
 
     def check(self, network: nn.Module, objective: Objective) -> None:
         """Refuse a network without residual layers."""
-        if not residual_stacks(network):
-            raise ValueError(f"{type(network).__name__} has no residual layers; remove it, or choose another network")
+        layers_of(network)
 
     @contextlib.contextmanager
     def watch(self, network: nn.Module, generator: torch.Generator) -> Iterator[None]:

@@ -13,6 +13,7 @@ from isocline.networks.residual_layers import ResidualLayer, residual_stacks
 from isocline.objectives.base import Objective
 from isocline.shapes import expand_like
 from isocline.training.regularisation.base import AbstractRegulariser
+from isocline.training.regularisation.layers import integrator_of, layers_of
 
 __all__ = ["StochasticDepth"]
 
@@ -20,8 +21,9 @@ __all__ = ["StochasticDepth"]
 class StochasticDepth(AbstractRegulariser):
     """x_{l+1} = x_l + b_l/(1 − p_l) F_l(x_l) with b_l ~ Bernoulli(1 − p_l) for each sample, p_l = rate · l/L.
 
-    The mean over b is the network itself, which is what is evaluated. A step draws b once: all evaluations of it, of as
-    many samples, leave out the same branches, as students and their targets should (see
+    In a Transformer whose depth integrator takes another step than Euler's, the branch is Step(F_l, x_l) − x_l. Over
+    b_l the mean of a layer is the layer itself, and the whole network is what is evaluated. A step draws b once: all
+    evaluations of it, of as many samples, leave out the same branches, as students and their targets should (see
     `isocline.distillation.shared_dropout`); targets that are other modules are evaluated whole. All branches are
     computed, so that a step costs no less.
 
@@ -45,9 +47,12 @@ class StochasticDepth(AbstractRegulariser):
         self._kept: dict[tuple[int, int], Tensor] = {}
 
     def check(self, network: nn.Module, objective: Objective) -> None:
-        """Refuse a network without layers that keep the state's shape."""
-        if not residual_stacks(network):
-            raise ValueError(f"{type(network).__name__} has no residual layers; remove it, or choose another network")
+        """Refuse a network without layers, and one whose layers hand on more than the state."""
+        if not all(layer.skippable for layer in layers_of(network)):
+            raise ValueError(
+                f"{integrator_of(network)} carries a velocity, which a layer that is left out would still have moved; "
+                "remove it, or choose a network of first order in depth"
+            )
 
     @contextlib.contextmanager
     def watch(self, network: nn.Module, generator: torch.Generator) -> Iterator[None]:

@@ -8,6 +8,7 @@ from torch import nn
 
 from isocline.networks.residual_layers import ResidualLayer, residual_stacks
 from isocline.training.regularisation.base import AbstractRegulariser
+from isocline.training.regularisation.layers import lacking
 
 __all__ = ["WeightTying"]
 
@@ -15,8 +16,9 @@ __all__ = ["WeightTying"]
 class WeightTying(AbstractRegulariser):
     """All residual layers of a stack share the first one's parameters: the limit of `ParameterSmoothness`.
 
-    x_{l+1} = x_l + F(x_l; θ) is then Euler's method on an autonomous ODE, of a depth that can be changed. The trained
-    model is stored with a copy of θ for each layer, so that it is read like any other.
+    x_{l+1} = x_l + F(x_l; θ) is then Euler's method on an autonomous ODE, of a depth that can be changed. Coefficients
+    that an integrator of the depth learns for each layer stay its own. The trained model is stored with a copy of θ
+    for each layer, so that it is read like any other.
 
     Source: *Universal Transformers*, Dehghani et al., 2019.
     """
@@ -32,7 +34,7 @@ class WeightTying(AbstractRegulariser):
         stacks = [stack for stack in residual_stacks(network) if len(stack) > 1]
         if not stacks:
             raise ValueError(
-                f"{type(network).__name__} has no two residual layers to tie; remove it, or choose a network with them "
+                f"{lacking(network)} has no two residual layers to tie; remove it, or choose a network with them "
                 "(network.depth or network.blocks of at least 2)"
             )
         for stack in stacks:
@@ -43,11 +45,11 @@ class WeightTying(AbstractRegulariser):
 
 
 def _tie(stack: Sequence[ResidualLayer], name: str) -> None:
-    first = dict(stack[0].module.named_parameters())
+    first = dict(stack[0].weights.named_parameters())
     for layer in stack[1:]:
-        own = dict(layer.module.named_parameters())
+        own = dict(layer.weights.named_parameters())
         if {key: p.shape for key, p in own.items()} != {key: p.shape for key, p in first.items()}:
             raise ValueError(f"the residual layers of {name} differ in shape and cannot be tied; remove it")
         for key in own:
             owner, _, attribute = key.rpartition(".")
-            setattr(layer.module.get_submodule(owner), attribute, first[key])
+            setattr(layer.weights.get_submodule(owner), attribute, first[key])
