@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -46,7 +47,12 @@ def test_every_optimiser_is_studied_and_a_second_run_writes_the_same_bytes(tmp_p
         files = sorted(path for path in Path().rglob("*") if path.is_file())
         written.append({str(path): path.read_bytes() for path in files})
     assert written[0] == written[1]
-    assert set(run.files) == {"losses.csv", "edges.csv", "distances.csv", "amplification.csv", "eigenvalues.csv"}
+    tables = {"losses.csv", "edges.csv", "distances.csv", "amplification.csv", "eigenvalues.csv"}
+    charts = {"losses.svg", "sharpness.svg", "step_sizes.svg", "regions.svg", "distances.svg"}
+    assert set(run.files) == tables | charts
+    for name in charts:
+        drawing = ElementTree.parse(Path("data/optimisation") / name)
+        assert len(drawing.findall(".//{http://www.w3.org/2000/svg}path")) > 2, name
 
     document = json.loads(Path("metrics/optimisation.json").read_text())
     assert run.documents == [document]

@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from isocline.app.evaluation_stage import write_table
+from isocline.datasets.storage import write_bytes
 from isocline.dynamics.edge_of_stability import SharpnessTrace
 from isocline.dynamics.optimisation_study import OptimisationStudy, OptimisationStudySettings
+from isocline.report.optimisation_charts import optimisation_charts
+from isocline.report.standalone import svg_file
+from isocline.report.study import Study
 
-__all__ = ["optimisation_document", "optimisation_tables", "write_tables"]
+__all__ = ["optimisation_document", "optimisation_tables", "write_charts", "write_tables"]
 
 Columns = Mapping[str, Sequence[float]]
 
@@ -77,8 +81,25 @@ def write_tables(tables: Mapping[str, Columns], directory: Path) -> list[Path]:
     """Write each table that has rows as a CSV file; return the files."""
     written = []
     for name, columns in tables.items():
-        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-        if rows:
+        if rows := _rows(columns):
             written.append(directory / f"{name}.csv")
             write_table(written[-1], rows)
     return written
+
+
+def write_charts(tables: Mapping[str, Columns], directory: Path) -> list[Path]:
+    """Draw each chart whose tables have rows as an SVG file; return the files."""
+    rows = {name: _rows(columns) for name, columns in tables.items()}
+    texts = {
+        name: tuple({column: f"{value:.9g}" for column, value in row.items()} for row in found)
+        for name, found in rows.items()
+    }
+    written = []
+    for name, chart in optimisation_charts(Study("optimisation", tables=texts)).items():
+        written.append(directory / f"{name}.svg")
+        write_bytes(written[-1], svg_file(chart))
+    return written
+
+
+def _rows(columns: Columns) -> list[dict[str, float]]:
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
