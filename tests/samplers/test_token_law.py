@@ -15,6 +15,11 @@ def test_temperature_one_changes_nothing():
     torch.testing.assert_close(Sharpening()(LAW.log()), LAW)
 
 
+@pytest.mark.parametrize("law", [Sharpening(), Sharpening(temperature=0.5), Sharpening(top_p=0.7), Sharpening(0.0)])
+def test_probabilities_are_sharpened_like_their_logarithms(law):
+    torch.testing.assert_close(law.of(LAW), law(LAW.log()))
+
+
 def test_temperature_raises_to_its_inverse_power():
     torch.testing.assert_close(Sharpening(temperature=0.5)(LAW.log()), LAW**2 / (LAW**2).sum())
 

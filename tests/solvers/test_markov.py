@@ -127,3 +127,9 @@ def test_tokens_must_be_int64_with_a_batch_axis():
 def test_other_problems_are_refused():
     with pytest.raises(TypeError, match="MarkovProblem"):
         solve(ODEProblem(lambda t, y, c: y, torch.ones(1, 1), 0.0, 1.0), TauLeaping(), ConstantSteps(2))
+
+
+def test_weights_that_are_not_numbers_still_give_a_symbol() -> None:
+    weights = torch.tensor([[torch.nan, 1.0, 1.0], [1.0, torch.nan, 1.0], [1.0, 1.0, torch.nan]])
+    drawn = draw_symbols(weights.repeat(50, 1), generator())
+    assert 0 <= int(drawn.min()) <= int(drawn.max()) < 3

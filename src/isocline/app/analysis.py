@@ -21,7 +21,7 @@ from isocline.dynamics.readings.settings import AnalysisSettings
 from isocline.dynamics.trained_field import TrainedField
 from isocline.randomness import derive_seed
 from isocline.report.dynamics_charts import dynamics_charts
-from isocline.report.pictures import png, tile
+from isocline.report.pictures import enlarge, png, tile
 from isocline.report.standalone import svg_file
 from isocline.report.study import Study
 
@@ -148,8 +148,7 @@ def write_analysis(analysis: Analysis, directory: Path) -> list[Path]:
                 tables[name] = tuple({column: f"{value:.9g}" for column, value in row.items()} for row in rows)
         for name, sheet in found.pictures.items():
             pixels = tile(sheet.flatten(0, 1).cpu().numpy(), sheet.shape[1])
-            pixels = pixels.repeat(_ENLARGED, axis=0).repeat(_ENLARGED, axis=1)
-            write_bytes(directory / f"{name}.png", png(pixels))
+            write_bytes(directory / f"{name}.png", png(enlarge(pixels, _ENLARGED)))
     for name, chart in dynamics_charts(Study(analysis.name, {}, tables)).items():
         write_bytes(directory / f"{name}.svg", svg_file(chart))
     return sorted(directory.iterdir())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import io
 import math
 import os
 import re
@@ -335,23 +334,14 @@ def sample_images(name: str, root: Path, request: ImageRequest) -> int:
 def _save_grid(images: Tensor, path: Path) -> None:
     """Write images in [-1, 1], shape (B, C, H, W), as one PNG, replaced in one step."""
     import torch
-    from PIL import Image
 
     from isocline.app.compose import replace_file
+    from isocline.datasets.quantisation import to_uint8
+    from isocline.report.pictures import enlarge, png, tile
 
     if not torch.isfinite(images).all():
         raise ValueError("the samples are not finite; use more evaluations (--nfe) or another sampler")
-    count, channels, height, width = images.shape
+    count, height = len(images), images.shape[2]
     columns = min(count, max(1, round(count**0.5 * 1.2)))
-    rows = -(-count // columns)
-    pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    grid = torch.zeros(channels, rows * (height + 2) + 2, columns * (width + 2) + 2, dtype=torch.uint8)
-    for index, image in enumerate(pixels):
-        top, left = (2 + index // columns * (height + 2)), (2 + index % columns * (width + 2))
-        grid[:, top : top + height, left : left + width] = image
-    array = grid.permute(1, 2, 0).numpy()
-    picture = Image.fromarray(array[..., 0] if channels == 1 else array)
-    scale = max(1, 64 // height)
-    content = io.BytesIO()
-    picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(content, "PNG")
-    replace_file(content.getvalue(), path)
+    sheet = tile(to_uint8(images).cpu().numpy(), columns)
+    replace_file(png(enlarge(sheet, max(1, 64 // height))), path)

@@ -32,13 +32,18 @@ class Drawn(NamedTuple):
 
     Attributes:
         samples: as the sampler gives them, ``(N, C, H, W)`` on the CPU.
-        nfe: largest number of function evaluations that any of them took.
+        evaluations: function evaluations that each of them took, int64 ``(N,)``.
         seconds: wall-clock time of sampling, for the tracker only.
     """
 
     samples: Tensor
-    nfe: int
+    evaluations: Tensor
     seconds: float
+
+    @property
+    def nfe(self) -> int:
+        """The largest number of function evaluations that any of them took."""
+        return int(self.evaluations.max())
 
 
 def image_floor(
@@ -133,7 +138,7 @@ def draw_samples(
         classes: class labels of a conditional network; image i is given label ``i mod classes``.
         device: where the network is.
     """
-    parts, spent, began = [], 0, time.perf_counter()
+    parts, spent, began = [], [], time.perf_counter()
     for rows in _batches(count, batch_size):
         noise = sample_noise(seed, "sample", rows, shape).to(device)
         labels = torch.tensor([i % classes for i in rows], device=device) if classes else None
@@ -142,8 +147,8 @@ def draw_samples(
             solution = sampler.sample(denoiser, noise, nfe, cond=labels, generator=streams)
             solution.raise_on_failure()
             parts.append(solution.final.cpu())
-        spent = max(spent, int(solution.stats.nfe.max()))
-    return Drawn(torch.cat(parts), spent, time.perf_counter() - began)
+        spent.append(solution.stats.nfe.cpu())
+    return Drawn(torch.cat(parts), torch.cat(spent), time.perf_counter() - began)
 
 
 def evaluate_images(
@@ -188,11 +193,9 @@ def evaluate_images(
                 batch_size=settings.batch_size, classes=classes, device=device,
             )  # fmt: skip
             images = to_uint8(drawn.samples)
-            seen, found = reference.see(images), {}
-            for metric in settings.measured(nfe):
-                found.update(metric(seen, reference))
-            found["spent_nfe"] = float(drawn.nfe)
-            for name, value in found.items():
+            seen = reference.see(images)
+            found = [item for metric in settings.measured(nfe) for item in metric(seen, reference).items()]
+            for name, value in [*found, ("spent_nfe", float(drawn.nfe))]:
                 values.setdefault(name, {}).setdefault(nfe, []).append(value)
             seconds += drawn.seconds
             if index == 0:

@@ -156,10 +156,7 @@ def train_image_judge(
     if steps < 1:
         raise ValueError(f"judge.images.steps = {steps}: must be at least 1")
     optimizer = torch.optim.AdamW(judge.parameters(), lr=lr, weight_decay=weight_decay)
-    warmup = max(1, steps // 10)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda s: min((s + 1) / warmup, 0.5 * (1.0 + math.cos(math.pi * min(1.0, s / steps))))
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
     draws, losses = generator(seed, "jitter"), []
     judge.train()
     device = judge.head.weight.device
@@ -180,3 +177,8 @@ def train_image_judge(
                 progress(step + 1, losses[-1])
     judge.eval()
     return losses
+
+
+def _rate(step: int, steps: int) -> float:
+    """Return the share of the learning rate: a tenth of the steps to warm up, then a cosine to zero."""
+    return min((step + 1) / max(1, steps // 10), 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / steps))))

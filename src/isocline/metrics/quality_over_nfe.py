@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
-from isocline.datasets.quantisation import to_uint8
 from isocline.metrics.equal_quality import Level, Needed, needed_nfe
-from isocline.metrics.image_evaluation import draw_samples
 from isocline.metrics.image_metrics import ImageReference
-from isocline.metrics.jackknife import Jackknifed, delete_group_jackknife, feature_distance
+from isocline.metrics.jackknife import Jackknifed, delete_group_jackknife
+from isocline.metrics.paired_samples import PairedSamples
 from isocline.metrics.uncertainty import Estimate
 from isocline.processes.denoiser import AbstractDenoiser
 from isocline.processes.grid import AbstractTimeGrid
@@ -22,7 +20,6 @@ from isocline.samplers.adaptive import AdaptiveSampler
 from isocline.samplers.base import AbstractSampler
 from isocline.samplers.continuous import ContinuousSampler
 from isocline.solvers.controller import PIDController
-from isocline.solvers.solution import Solution
 from isocline.solvers.stepper import AbstractStepper
 
 __all__ = ["Quality", "QualityPoint", "QualitySettings", "quality_over_nfe"]
@@ -131,19 +128,6 @@ def _level(found: Jackknifed) -> Level:
     return Level.of(found.as_dict())
 
 
-class _Counting(AbstractSampler):
-    """A sampler that remembers what each image took."""
-
-    def __init__(self, inner: AbstractSampler) -> None:
-        self.inner = inner
-        self.nfe: list[Tensor] = []
-
-    def sample(self, *args: Any, **kwargs: Any) -> Solution:
-        solution = self.inner.sample(*args, **kwargs)
-        self.nfe.append(solution.stats.nfe.cpu())
-        return solution
-
-
 def quality_over_nfe(
     denoiser: AbstractDenoiser,
     reference: ImageReference,
@@ -172,32 +156,21 @@ def quality_over_nfe(
         shape: of one state; that of the images by default.
         progress: told what has just been measured.
     """
-    event = tuple(reference.test.images.shape[1:]) if shape is None else tuple(shape)
-    distance = feature_distance(reference.test.features)
-
-    def draw(sampler: AbstractSampler, nfe: int) -> tuple[Tensor, Estimate]:
-        counting = _Counting(decode(sampler))
-        drawn = draw_samples(
-            denoiser, counting,
-            seed=seed, count=settings.samples, nfe=nfe, shape=event,
-            batch_size=settings.batch_size, classes=classes, device=device,
-        )  # fmt: skip
-        return drawn.samples, Estimate.from_values(torch.cat(counting.nfe).double().numpy())
-
-    def quality(images: Tensor) -> Jackknifed:
-        features = reference.judge.features(to_uint8(images)).cpu()
-        return delete_group_jackknife(distance, features, settings.groups)
+    images = PairedSamples(
+        denoiser, reference, seed, settings.samples, settings.batch_size, settings.groups, classes, shape, device
+    )
+    truth = images.draw(decode(settings.reference), settings.reference_nfe).samples
 
     def point(sampler: AbstractSampler, nfe: int, label: str) -> QualityPoint:
-        ends, spent = draw(sampler, nfe)
-        apart = (ends - truth).square().flatten(1).mean(1).sqrt().double()
+        drawn = images.draw(decode(sampler), nfe)
+        apart = (drawn.samples - truth).square().flatten(1).mean(1).sqrt().double()
         rmse = delete_group_jackknife(lambda part: float(part.mean()), apart, settings.groups)
-        found = QualityPoint(spent, quality(ends), rmse)
+        spent = Estimate.from_values(drawn.evaluations.double().numpy())
+        found = QualityPoint(spent, images.frechet(drawn.samples), rmse)
         said = f"NFE {spent.mean:.3g}, Fréchet {found.frechet.estimate.mean:.3g}, RMSE {rmse.estimate.mean:.3g}"
         progress(f"{label}: {said}")
         return found
 
-    truth, _ = draw(settings.reference, settings.reference_nfe)
     points: dict[str, dict[str, QualityPoint]] = {}
     for name, stepper in settings.fixed.items():
         sampler = ContinuousSampler(stepper, settings.grid, _VARIABLE)
@@ -210,6 +183,4 @@ def quality_over_nfe(
             )
             for rtol in settings.tolerances
         }
-    real = reference.train.features
-    floor = delete_group_jackknife(distance, real[: settings.samples].cpu(), settings.groups)
-    return Quality(points, quality(truth), floor, settings)
+    return Quality(points, images.frechet(truth), images.floor(), settings)

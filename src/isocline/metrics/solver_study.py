@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from isocline.datasets.quantisation import to_uint8
-from isocline.metrics.image_evaluation import Drawn, draw_samples
 from isocline.metrics.image_metrics import ImageReference
-from isocline.metrics.jackknife import Jackknifed, delete_group_jackknife, feature_distance
+from isocline.metrics.jackknife import Jackknifed
+from isocline.metrics.paired_samples import PairedSamples
 from isocline.metrics.uncertainty import Estimate, paired_difference
 from isocline.processes.denoiser import AbstractDenoiser
-from isocline.randomness import generator
 from isocline.samplers.base import AbstractSampler
 
 __all__ = ["Measured", "SolverStudy", "SolverStudySettings", "study_solvers"]
@@ -140,41 +139,28 @@ def study_solvers(
     Raises:
         ValueError: if a sampler takes none of the budgets.
     """
-    shape = tuple(reference.test.images.shape[1:])
-    distance = feature_distance(reference.test.features)
-
-    def draw(sampler: AbstractSampler, nfe: int) -> Drawn:
-        return draw_samples(
-            denoiser, sampler,
-            seed=seed, count=settings.samples, nfe=nfe, shape=shape,
-            batch_size=settings.batch_size, classes=classes, device=device,
-        )  # fmt: skip
-
-    def quality(images: Tensor) -> Jackknifed:
-        features = reference.judge.features(to_uint8(images)).cpu()
-        return delete_group_jackknife(distance, features, settings.groups)
-
-    truth = draw(settings.reference, settings.reference_nfe).samples
+    images = PairedSamples(
+        denoiser, reference, seed, settings.samples, settings.batch_size, settings.groups, classes, device=device
+    )
+    truth = images.draw(settings.reference, settings.reference_nfe).samples
     points: dict[str, dict[int, Measured]] = {}
     sheets: dict[int, list[Tensor]] = {}
     for name, sampler in {**settings.samplers, **more}.items():
         refused = ""
         for nfe in settings.nfe:
             try:
-                drawn = draw(sampler, nfe)
+                drawn = images.draw(sampler, nfe)
             except ValueError as error:  # a budget that the sampler cannot be run at
                 refused = str(error)
                 progress(f"{name} not at {nfe}: {refused}")
                 continue
             ends = drawn.samples
             apart = (ends - truth).square().flatten(1).mean(1).sqrt()
-            found = Measured(quality(ends), Estimate.from_values(apart.double().numpy()), drawn.nfe)
+            found = Measured(images.frechet(ends), Estimate.from_values(apart.double().numpy()), drawn.nfe)
             points.setdefault(name, {})[nfe] = found
             sheets.setdefault(nfe, []).append(to_uint8(ends[:8]))
             progress(f"{name} at {nfe}: Fréchet {found.frechet.estimate.mean:.3g}, RMSE {found.rmse.mean:.3g}")
         if name not in points:
             raise ValueError(f"sampler {name} takes none of the budgets {list(settings.nfe)}: {refused}")
-    real = reference.train.features
-    order = torch.randperm(len(real), generator=generator(seed, "floor"))[: settings.samples]
-    floor = delete_group_jackknife(distance, real[order.to(real.device)].cpu(), settings.groups)
-    return SolverStudy(points, quality(truth), floor, {nfe: torch.stack(rows) for nfe, rows in sheets.items()})
+    pictures = {nfe: torch.stack(rows) for nfe, rows in sheets.items()}
+    return SolverStudy(points, images.frechet(truth), images.floor(), pictures)

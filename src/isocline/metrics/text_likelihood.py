@@ -110,24 +110,9 @@ def text_likelihoods(
     Returns:
         By name, in the order `OWN`, `LEFT_TO_RIGHT`, `ANY_ORDER`; empty for a model without a valid likelihood.
     """
-    ways: dict[str, tuple[_Score, int]] = {}
-    own = getattr(objective, "negative_log_likelihood", None)
-    if own is not None:
-        ways[OWN] = (lambda rows, stream, **given: own(network, rows, stream, strata, **given), len(tokens))
-    kernel, chain = getattr(objective, "process", None), getattr(objective, "left_to_right_likelihood", None)
-    if chain is not None and chain_sequences:
-        ways[LEFT_TO_RIGHT] = (lambda rows, _, **given: chain(network, rows, **given), chain_sequences)
-    elif isinstance(kernel, AbsorbingKernel) and chain_sequences:
-        ways[LEFT_TO_RIGHT] = (
-            lambda rows, _, **given: left_to_right_likelihood(network, kernel, rows, **given),
-            chain_sequences,
-        )
-        ways[ANY_ORDER] = (
-            lambda rows, stream, **given: any_order_likelihood(network, kernel, rows, stream, **given),
-            chain_sequences,
-        )
     found = {}
-    for name, (score, count) in ways.items():
+    for name, score in _ways(network, objective, strata, chain_sequences > 0).items():
+        count = len(tokens) if name == OWN else chain_sequences
         rows, nats, kind = spread_rows(len(tokens), count), torch.full((len(tokens),), torch.nan).double(), ""
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]
@@ -140,6 +125,21 @@ def text_likelihoods(
             kind = scored.kind
         found[name] = TextLikelihood(nats, characters, tokens.shape[1], kind)
     return found
+
+
+def _ways(network: nn.Module, objective: Any, strata: int, chains: bool) -> dict[str, _Score]:
+    """Return every valid way to score a model's text, by name; those by the chain rule if ``chains``."""
+    ways: dict[str, _Score] = {}
+    own = getattr(objective, "negative_log_likelihood", None)
+    kernel, chain = getattr(objective, "process", None), getattr(objective, "left_to_right_likelihood", None)
+    if own is not None:
+        ways[OWN] = lambda rows, stream, **given: own(network, rows, stream, strata, **given)
+    if chains and chain is not None:
+        ways[LEFT_TO_RIGHT] = lambda rows, _, **given: chain(network, rows, **given)
+    elif chains and isinstance(kernel, AbsorbingKernel):
+        ways[LEFT_TO_RIGHT] = lambda rows, _, **given: left_to_right_likelihood(network, kernel, rows, **given)
+        ways[ANY_ORDER] = lambda rows, stream, **given: any_order_likelihood(network, kernel, rows, stream, **given)
+    return ways
 
 
 def tightest(found: Mapping[str, TextLikelihood]) -> str | None:

@@ -58,6 +58,11 @@ def thin(count: int, most: int) -> list[int]:
     return sorted({round(i * (count - 1) / (most - 1)) for i in range(most)})
 
 
+def enlarge(pixels: Bytes, times: int) -> Bytes:
+    """Every pixel of (H, W[, 3]) as a square of `times` by `times`."""
+    return pixels.repeat(times, axis=0).repeat(times, axis=1)
+
+
 def png(pixels: Bytes) -> bytes:
     """Encode as PNG: no metadata, fixed compression."""
     buffer = io.BytesIO()

@@ -70,7 +70,7 @@ class EntropyBoundedStepper(AbstractStepper):
         z = y0.clone()
         if len(rows):
             probs = law_of_rows(problem, self.kernel.schedule.inverse(1.0 - count / y0.shape[1]), y0, rows)
-            drawn = draw_symbols(self.sharpening(probs.log()), generator)
+            drawn = draw_symbols(self.sharpening.of(probs), generator)
             score = self.ordering(probs, drawn, generator)
             entropies = -torch.special.xlogy(probs, probs).sum(-1)
             # Steps of a uniform grid to 0 that are left, this one included: an even share keeps to the evaluations

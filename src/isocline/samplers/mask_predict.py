@@ -64,7 +64,7 @@ class MaskPredictStepper(AbstractStepper):
         z = y0.clone()
         if len(rows):
             probs = law_of_rows(problem, self.kernel.schedule.inverse(1.0 - count / y0.shape[1]), y0, rows)
-            drawn = draw_symbols(self.sharpening(probs.log()), generator)
+            drawn = draw_symbols(self.sharpening.of(probs), generator)
             sure = probs.gather(-1, drawn.unsqueeze(-1)).squeeze(-1)
             z[rows] = torch.where(masked[rows], drawn, y0[rows])
             certainty[rows] = torch.where(masked[rows], sure, certainty[rows])

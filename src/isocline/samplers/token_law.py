@@ -67,6 +67,10 @@ class Sharpening:
             probs = probs * (probs >= self.min_p * probs.amax(-1, keepdim=True))
         return probs / probs.sum(-1, keepdim=True)
 
+    def of(self, probs: Tensor) -> Tensor:
+        """Map probabilities ``(*rows, V)``, float64, likewise."""
+        return probs if self == Sharpening() else self(probs.log())
+
 
 @dataclass(frozen=True)
 class TokenLaw:

@@ -130,8 +130,8 @@ class UnmaskingStepper(AbstractStepper):
         if len(rows):
             time = self.kernel.schedule.inverse(1.0 - count / y0.shape[1])
             probs = law_of_rows(problem, time, y0, rows)
-            drawn = draw_symbols(self.sharpening(probs.log()), generator)
-            score = self.ordering(probs, drawn, generator)
-            chosen = keep_first(score, masked[rows], (count - left)[rows])
-            z[rows] = torch.where(chosen, drawn, y0[rows])
+            candidates, hidden = y0[rows], masked[rows]
+            candidates[hidden] = draw_symbols(self.sharpening.of(probs[hidden]), generator)
+            chosen = keep_first(self.ordering(probs, candidates, generator), hidden, (count - left)[rows])
+            z[rows] = torch.where(chosen, candidates, y0[rows])
         return StepResult(z, carry=carry, nfe=needed.long())

@@ -34,8 +34,11 @@ def draw_symbols(weights: Tensor, generator: torch.Generator) -> Tensor:
     share = torch.rand(weights.shape[:-1], generator=generator, dtype=torch.float64, device=source).to(weights.device)
     cumulative = weights.double().cumsum(-1)
     # A share below one times the total can round up to the total: the last symbol of positive weight is the bound.
-    last = (cumulative < cumulative[..., -1:]).sum(-1)
-    return torch.minimum((cumulative <= (share * cumulative[..., -1])[..., None]).sum(-1), last)
+    total = cumulative[..., -1:].contiguous()
+    last = torch.searchsorted(cumulative, total)
+    found = torch.searchsorted(cumulative, share.unsqueeze(-1) * total, right=True)
+    # Weights that are not numbers send the search anywhere.
+    return torch.minimum(found, last).squeeze(-1).clamp(max=weights.shape[-1] - 1)
 
 
 def markov_problem(stepper: AbstractStepper, problem: AbstractProblem) -> MarkovProblem:

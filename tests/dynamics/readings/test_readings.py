@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from isocline.datasets.quantisation import to_float
 from isocline.dynamics.flow_field import VARIABLE, flow_start, gaussian_field
 from isocline.dynamics.readings.attractors import AttractorsReading
 from isocline.dynamics.readings.base import ImageSide, Subject, TextSide
@@ -37,7 +38,8 @@ from isocline.samplers.discrete import AncestralSampler
 
 PROCESS = GaussianProcess(LinearSchedule(), DataPrediction(), t_min=1e-3)
 EVENT = (1, 4, 4)
-MODES = torch.stack([torch.full((16,), -0.5), torch.full((16,), 0.5)])
+LEVELS = torch.tensor([63, 192], dtype=torch.uint8)  # symmetric about 0, near ±1/2
+MODES = to_float(LEVELS)[:, None].expand(2, 16)
 WEIGHTS = torch.tensor([0.25, 0.75])
 
 
@@ -77,7 +79,7 @@ def two_images(variance: float = 1e-4, weights: Tensor = WEIGHTS) -> Subject:
         starts=lambda count, seed: flow_start(PROCESS, sample_noise(seed, "s", range(count), EVENT).double()),
         denoiser=denoiser,
     )
-    pixels = ((MODES.reshape(2, *EVENT) + 1) * 127.5).round().to(torch.uint8)
+    pixels = LEVELS.reshape(2, 1, 1, 1).expand(2, *EVENT)
     unseen = torch.randint(256, (60, *EVENT), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     side = ImageSide(Brightness(), pixels, unseen, lambda data: data)
     return Subject("two", network, PROCESS, flow=flow, images=side)
@@ -121,13 +123,14 @@ def test_where_noise_hides_which_image_it_was_one_attractor_is_left() -> None:
 
 
 def test_the_mean_of_two_equal_images_ceases_to_attract_where_the_closed_form_says() -> None:
-    """D(α y) = m tanh(α² m·y/σ²) has slope (α |m|/σ)² at 0, which is 1 at σ/α = |m| = 2: two thirds of noise."""
+    """D(α y) = m tanh(α² m·y/σ²) has slope (α |m|/σ)² at 0, which is 1 at σ/α = |m|."""
+    size = float(MODES[1].norm())
     times = (0.9, 0.8, 0.7, 0.65, 0.6)
     reading = ContinuationReading(samples=3, times=times, iterations=300, products=8)
     found = reading.read(two_images(0.0, torch.ones(2)), 0)
-    expected = [(2 * (1 - s) / s) ** 2 - 1 for s in times]
+    expected = [(size * (1 - s) / s) ** 2 - 1 for s in times]
     assert [row["leading_growth"] for row in found.tables["continuation"]] == pytest.approx(expected, abs=2e-3)
-    assert found.metrics["splits_at"] == pytest.approx(2 / 3, abs=0.005)
+    assert found.metrics["splits_at"] == pytest.approx(size / (1 + size), abs=0.005)
     assert found.metrics["followed"] == 1.0
     assert "splits_at" not in reading.__class__(samples=3, times=(0.9, 0.8)).read(two_images(), 0).metrics
 

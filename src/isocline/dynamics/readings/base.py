@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from isocline.datasets.quantisation import to_uint8
 from isocline.dynamics.trained_field import TrainedField
 from isocline.metrics.judge_image import ImageJudge
 from isocline.metrics.uncertainty import Estimate
@@ -49,8 +50,7 @@ class ImageSide:
 
     def pixels(self, data: Tensor) -> Tensor:
         """Return clean states ``(B, *event)`` as images, uint8 ``(B, C, H, W)``."""
-        images = self.decode(data.float()).clamp(-1, 1)
-        return ((images + 1) * 127.5).round().to(torch.uint8)
+        return to_uint8(self.decode(data.float()).clamp(-1, 1))
 
     def classes(self, data: Tensor) -> Tensor:
         """Return the judge's class of clean states; int64 ``(B,)``."""
