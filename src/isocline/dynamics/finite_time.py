@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -77,31 +77,73 @@ def finite_time_exponents(
         TypeError, ValueError: if the starts are no batch of finite states, k is not in 1..n (or not given, for n
             above 32), the span is empty, or ``rounds`` is below one.
     """
+    count = _checked(starts, t0, t1, count, rounds)
+    equation = VariationalEquation(field, starts.shape[1:], cond, stepper, controller)
+    if starts[0].numel() <= _WHOLE:
+        found = _whole(equation, starts, t0, t1)
+    else:
+        found = _leading(equation, starts, t0, t1, generator, count, rounds)
+    return _exponents(found, count, abs(t1 - t0))
+
+
+class _Pushed(NamedTuple):
+    """Vectors taken through the flow.
+
+    Attributes:
+        frame: orthonormal vectors v at the start, shape (B, m, n).
+        pushed: ``Φ v``, likewise.
+        back: ``ΦᵀΦ v``, likewise; None where the frame spans everything.
+        states: where the trajectories ended, shape (B, *event).
+    """
+
+    frame: Tensor
+    pushed: Tensor
+    back: Tensor | None
+    states: Tensor
+
+
+def _checked(starts: Tensor, t0: float, t1: float, count: int | None, rounds: int) -> int:
+    """How many exponents are wanted; raises as the caller says."""
     check_states(starts, "starts")
-    size, span = starts[0].numel(), abs(t1 - t0)
+    size = starts[0].numel()
     if count is None and size > _WHOLE:
         raise ValueError(f"states have {size} components; say how many exponents are wanted: count=3")
     count = size if count is None else count
     if not 1 <= count <= size:
         raise ValueError(f"count={count} exponents of states with {size} components; expected 1 to {size}")
-    if not 0 < span < float("inf") or rounds < 1:
+    if not 0 < abs(t1 - t0) < float("inf") or rounds < 1:
         raise ValueError(f"t0={t0}, t1={t1}, rounds={rounds}; expected two different times and at least one round")
-    equation = VariationalEquation(field, starts.shape[1:], cond, stepper, controller)
-    if size <= _WHOLE:
-        frame = torch.eye(size, dtype=starts.dtype, device=starts.device).expand(len(starts), size, size)
+    return count
+
+
+def _whole(equation: VariationalEquation, starts: Tensor, t0: float, t1: float) -> _Pushed:
+    """All of Φ."""
+    size = starts[0].numel()
+    frame = torch.eye(size, dtype=starts.dtype, device=starts.device).expand(len(starts), size, size)
+    solution = equation.solve(starts, frame, t0, t1)
+    return _Pushed(frame, equation.tangents(solution), None, equation.states(solution))
+
+
+def _leading(
+    equation: VariationalEquation,
+    starts: Tensor,
+    t0: float,
+    t1: float,
+    generator: torch.Generator,
+    count: int,
+    rounds: int,
+) -> _Pushed:
+    """Φ on the block that the iteration by ΦᵀΦ leads to."""
+    size = starts[0].numel()
+    block = min(size, count + _SPARE)
+    draw = torch.randn(size, block, generator=generator, dtype=torch.float64)
+    back = torch.linalg.qr(draw)[0].T.to(starts).expand(len(starts), block, size)
+    for _ in range(rounds):
+        frame = torch.linalg.qr(_safe(back).mT)[0].mT.to(starts.dtype)
         solution = equation.solve(starts, frame, t0, t1)
-        pushed, back, states = equation.tangents(solution), None, equation.states(solution)
-    else:
-        block = min(size, count + _SPARE)
-        draw = torch.randn(size, block, generator=generator, dtype=torch.float64)
-        frame = torch.linalg.qr(draw)[0].T.to(starts).expand(len(starts), block, size)
-        back = frame
-        for _ in range(rounds):
-            frame = torch.linalg.qr(_safe(back).mT)[0].mT.to(starts.dtype)
-            solution = equation.solve(starts, frame, t0, t1)
-            pushed, states = equation.tangents(solution), equation.states(solution)
-            back = _pull(equation, starts, pushed, t0, t1)
-    return _exponents(frame, pushed, back, states, count, span)
+        pushed, states = equation.tangents(solution), equation.states(solution)
+        back = _pull(equation, starts, pushed, t0, t1)
+    return _Pushed(frame, pushed, back, states)
 
 
 def _pull(equation: VariationalEquation, starts: Tensor, vectors: Tensor, t0: float, t1: float) -> Tensor:
@@ -120,10 +162,9 @@ def _safe(vectors: Tensor) -> Tensor:
     return torch.where(finite[:, None, None], vectors.double(), 1.0)
 
 
-def _exponents(
-    frame: Tensor, pushed: Tensor, back: Tensor | None, states: Tensor, count: int, span: float
-) -> FiniteTimeExponents:
+def _exponents(found: _Pushed, count: int, span: float) -> FiniteTimeExponents:
     """Rayleigh and Ritz's: singular values of Φ on the span of the frame."""
+    frame, pushed, back, states = found
     failed = ~pushed.flatten(1).isfinite().all(1)
     weights, values, _ = torch.linalg.svd(_safe(pushed), full_matrices=False)
     weights, values = weights[..., :count], values[:, :count]
