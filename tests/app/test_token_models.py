@@ -12,6 +12,7 @@ from isocline.datasets.batch import Batch
 ROOT = Path(__file__).parents[2]
 NAMES = ["uniform", "hybrid", "sedd", "dfm"]
 D3PM = "masked"
+ALL = {"ar", "masked", "block", *NAMES, "simplex", "gaussian_onehot", "embedding"}
 
 
 @pytest.fixture(scope="module")
@@ -54,3 +55,14 @@ def test_it_trains_is_stored_and_samples_real_tokens(models, name, tmp_path):
     assert final.shape == (32, 6)
     assert final.min() >= 0
     assert final.max() < 11
+
+
+def test_all_ten_are_of_one_size_within_a_twentieth_of_the_autoregressive_one():
+    models = compose(["experiment=language"], ROOT, validate=False).config["models"]
+    sizes = {
+        name: sum(parameter.numel() for parameter in build(section["network"]).parameters())
+        for name, section in models.items()
+        if section["modality"] == "text"
+    }
+    assert set(sizes) >= ALL
+    assert {name: size for name, size in sizes.items() if abs(size / sizes["ar"] - 1) >= 0.05} == {}
