@@ -15,7 +15,7 @@ from isocline.processes.grid import AbstractTimeGrid
 from isocline.processes.probability_flow import AbstractVariable
 from isocline.randomness import Streams
 from isocline.samplers.base import AbstractSampler, affordable
-from isocline.samplers.tabulated import tabulated_denoiser, tabulated_variable
+from isocline.samplers.tabulated import tabulated_variable
 from isocline.solvers.controller import FixedGrid
 from isocline.solvers.explicit import Euler
 from isocline.solvers.loop import solve
@@ -133,10 +133,9 @@ def integrate(
     Returns:
         Solution in x and t; ``stats.nfe`` counts network forwards.
     """
-    process = denoiser.process
+    process, variable = denoiser.process, tabulated_variable(variable)
     y1 = variable.from_state(process, positions[0], process.prior(x1))
-    field = tabulated_variable(variable).field(tabulated_denoiser(denoiser))
-    problem = ODEProblem(field, y1, float(positions[0]), float(positions[-1]), cond)
+    problem = ODEProblem(variable.field(denoiser), y1, float(positions[0]), float(positions[-1]), cond)
     solution = solve(problem, stepper, FixedGrid(positions), SaveAt(steps=save_steps))
     return in_state(solution, process, variable, denoiser.evaluations)
 
@@ -147,7 +146,7 @@ def in_state(solution: Solution, process: GaussianProcess, variable: AbstractVar
     return dataclasses.replace(
         solution,
         ts=variable.time(process, solution.ts),
-        ys=torch.stack(states),
+        ys=torch.stack(states) if len(states) > 1 else states[0][None],
         stats=dataclasses.replace(solution.stats, nfe=solution.stats.nfe * evaluations),
         stopped_at=variable.time(process, solution.stopped_at),
     )

@@ -55,8 +55,7 @@ class EqualSteps(AbstractExtrapolation):
 
     def shares(self, process: GaussianProcess, known: Sequence[float], end: float) -> tuple[float, ...]:
         """See the base class."""
-        nodes = -torch.arange(len(known), dtype=torch.float64)
-        return tuple(integrated_lagrange(nodes).sum(-1).tolist())
+        return _adams(len(known))
 
 
 class AbstractPolynomialExtrapolation(AbstractExtrapolation):
@@ -119,6 +118,11 @@ def _quadrature(start: float, end: float) -> tuple[Tensor, Tensor]:
     u = (first + last) / 2 + (last - first) / 2 * nodes
     mass = weights * u.cosh()
     return u.sinh(), mass / mass.sum()
+
+
+@functools.lru_cache
+def _adams(order: int) -> tuple[float, ...]:
+    return tuple(integrated_lagrange(-torch.arange(order, dtype=torch.float64)).sum(-1).tolist())
 
 
 @functools.lru_cache

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from isocline.processes.denoiser import AbstractDenoiser
@@ -38,13 +37,6 @@ class NoiseHistory(NamedTuple):
         """One step more; of its predictions and all before, the newest ``length``."""
         return NoiseHistory(self.steps + 1, (noise, *self.noises)[:length])
 
-    def mean(self, shares: Sequence[float]) -> Tensor:
-        """Sum of the newest predictions with the shares given."""
-        total = self.noises[0] * shares[0]
-        for noise, share in zip(self.noises[1:], shares[1:], strict=False):
-            total = torch.add(total, noise, alpha=share)
-        return total
-
 
 class NoiseMultistep(AbstractStepper):
     """One evaluation a step; the step goes by the known noises in the given shares (see `extrapolation`)."""
@@ -69,9 +61,8 @@ class NoiseMultistep(AbstractStepper):
         s0, s1, shares = self.positions[carry.steps], self.positions[carry.steps + 1], self.shares[carry.steps]
         here = NoiseEvaluation.at(problem, s0, y0)
         known = carry.after(here.noise, self._length)
-        if len(shares) == 1:
-            return StepResult(torch.add(y0, here.slope, alpha=s1 - s0), carry=known)
-        return StepResult(transfer(y0, here, known.mean(shares), s0, s1), carry=known)
+        others = known.noises[1 : len(shares)]
+        return StepResult(transfer(y0, here, s0, s1, others, shares[1:]), carry=known)
 
 
 class NoiseMultistepSampler(AbstractStraightPathSampler):

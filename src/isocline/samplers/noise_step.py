@@ -4,6 +4,7 @@ with ρ = s/(1 − s) = σ/α the flow is dz/dρ = ε. Positions are kept on the
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -37,27 +38,37 @@ class NoiseEvaluation(NamedTuple):
             s: the position.
             y: the state.
         """
-        slope = problem.evaluate(torch.full((), s, dtype=torch.float64, device=y.device), y)
+        slope = _slope(problem, s, y)
         return cls(slope, torch.add(y, slope, alpha=1 - s))
 
 
-def transfer(y0: Tensor, here: NoiseEvaluation, noise: Tensor, s0: float, s1: float) -> Tensor:
-    """Go from s0 to s1 as if the noise were ``noise`` all the way: with that predicted at s0 itself, DDIM's step.
+def transfer(
+    y0: Tensor, here: NoiseEvaluation, s0: float, s1: float, others: Sequence[Tensor] = (), shares: Sequence[float] = ()
+) -> Tensor:
+    """Go from s0 to s1 as if the noise were a mean of predictions all the way: of that at s0 alone, DDIM's step.
 
     It is z1 = z0 + (ρ1 − ρ0) ε, written so that nothing but the difference from the noise predicted at s0 is divided by
     1 − s0.
 
     Args:
         y0: state at s0 < 1.
-        here: the field there.
-        noise: ε to go by.
+        here: the field there; its noise has the share that the others leave of 1.
         s0: start.
         s1: end.
+        others: further predictions of ε, shape of the state.
+        shares: theirs in the mean.
 
     Source: *Pseudo Numerical Methods for Diffusion Models on Manifolds*, Liu et al., 2022, Eq. 11 (the transfer part).
     """
-    change = torch.add(here.slope, noise - here.noise, alpha=1 / (1 - s0))
-    return torch.add(y0, change, alpha=s1 - s0)
+    y1 = torch.add(y0, here.slope, alpha=s1 - s0)
+    if not others:
+        return y1
+    gain = (s1 - s0) / (1 - s0)
+    # In place: fresh memory for every term costs more than its arithmetic.
+    y1.add_(here.noise, alpha=-gain * math.fsum(shares))
+    for noise, share in zip(others, shares, strict=True):
+        y1.add_(noise, alpha=gain * share)
+    return y1
 
 
 def noise_ratio(s: float) -> float:
@@ -88,7 +99,7 @@ class DDIMStep(AbstractNoiseStep):
 
     def advance(self, problem: AbstractProblem, y0: Tensor, s0: float, s1: float) -> StepResult:
         """See the base class."""
-        return StepResult(torch.add(y0, NoiseEvaluation.at(problem, s0, y0).slope, alpha=s1 - s0))
+        return StepResult(torch.add(y0, _slope(problem, s0, y0), alpha=s1 - s0))
 
 
 class HeunStep(AbstractNoiseStep):
@@ -99,14 +110,13 @@ class HeunStep(AbstractNoiseStep):
 
     def advance(self, problem: AbstractProblem, y0: Tensor, s0: float, s1: float) -> StepResult:
         """See the base class."""
-        here = NoiseEvaluation.at(problem, s0, y0)
-        y1 = torch.add(y0, here.slope, alpha=s1 - s0)
+        first = _slope(problem, s0, y0)
+        y1 = torch.add(y0, first, alpha=s1 - s0)
         if s1 == 0:
             return StepResult(y1)
-        there = NoiseEvaluation.at(problem, s1, y1)
-        if s0 == 1:
-            return StepResult(torch.add(y0, here.slope + there.slope, alpha=(s1 - s0) / 2), nfe=2)
-        return StepResult(transfer(y0, here, (here.noise + there.noise) / 2, s0, s1), nfe=2)
+        # Half of ε1 − ε0 = (1 − s1) (f1 − f0), which a step in ρ divides by 1 − s0.
+        share = 0.5 if s0 == 1 else 0.5 * (1 - s1) / (1 - s0)
+        return StepResult(torch.add(y1, _slope(problem, s1, y1) - first, alpha=(s1 - s0) * share), nfe=2)
 
 
 class NoiseStepper(AbstractStepper):
@@ -129,3 +139,7 @@ class NoiseStepper(AbstractStepper):
         """Advance by one step; see the base class."""
         result = self._step.advance(problem, y0, self._positions[carry], self._positions[carry + 1])
         return StepResult(result.y1, carry=carry + 1, nfe=result.nfe)
+
+
+def _slope(problem: AbstractProblem, s: float, y: Tensor) -> Tensor:
+    return problem.evaluate(torch.full((), s, dtype=torch.float64, device=y.device), y)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -47,8 +48,7 @@ class PNDMSampler(AbstractStraightPathSampler):
     ) -> AbstractStepper:
         """Return the method; see the base class."""
         process = denoiser.process
-        times = self.variable.time(process, torch.tensor(positions, dtype=torch.float64))
-        middles = self.variable.position(process, (times[1:] + times[:-1]) / 2).tolist()
+        middles = _middles(process, positions)
         order, first = _order(process, calls), int(starts_at_noise(process))
         shares = [
             EqualSteps().shares(process, positions[max(0, index + 1 - order) : index + 1], 0.0)
@@ -73,30 +73,35 @@ class _PNDMStepper(AbstractStepper):
     def step(self, problem: AbstractProblem, t0: Tensor, t1: Tensor, y0: Tensor, carry: NoiseHistory) -> StepResult:
         index, s0, s1 = carry.steps, self.positions[carry.steps], self.positions[carry.steps + 1]
         here = NoiseEvaluation.at(problem, s0, y0)
-        known, nfe = carry.after(here.noise, self.length), 1
+        known = carry.after(here.noise, self.length)
         if index in self.warm_up:
-            noise, nfe = self._warm_up(problem, y0, here, index)
-        elif index < self.warm_up.start or self.length == 1:
-            noise = here.noise
-        else:
-            noise = known.mean(self.shares[index])
-        if noise is here.noise:
-            return StepResult(torch.add(y0, here.slope, alpha=s1 - s0), carry=known)
-        return StepResult(transfer(y0, here, noise, s0, s1), carry=known, nfe=nfe)
+            others, shares = self._warm_up(problem, y0, here, index)
+            return StepResult(transfer(y0, here, s0, s1, others, shares), carry=known, nfe=1 + len(others))
+        past = self.shares[index][1:] if index >= self.warm_up.start else ()
+        return StepResult(transfer(y0, here, s0, s1, known.noises[1 : 1 + len(past)], past), carry=known)
 
-    def _warm_up(self, problem: AbstractProblem, y0: Tensor, here: NoiseEvaluation, index: int) -> tuple[Tensor, int]:
-        """Mean noise of one step by the trapezoidal rule or the classical Runge–Kutta method, and the evaluations."""
+    def _warm_up(
+        self, problem: AbstractProblem, y0: Tensor, here: NoiseEvaluation, index: int
+    ) -> tuple[tuple[Tensor, ...], tuple[float, ...]]:
+        """Further noises of one step by the trapezoidal rule or the classical Runge–Kutta method, and their shares."""
         s0, middle, s1 = self.positions[index], self.middles[index], self.positions[index + 1]
 
-        def noise(by: Tensor, s: float) -> Tensor:
-            return NoiseEvaluation.at(problem, s, transfer(y0, here, by, s0, s)).noise
+        def noise(s: float, *by: Tensor) -> Tensor:
+            return NoiseEvaluation.at(problem, s, transfer(y0, here, s0, s, by, (1.0,) * len(by))).noise
 
-        first = here.noise
         if self.length == 2:
-            return (first + noise(first, s1)) / 2, 2
-        second = noise(first, middle)
-        third = noise(second, middle)
-        return (first + 2 * (second + third) + noise(third, s1)) / 6, 4
+            return (noise(s1),), (1 / 2,)
+        second = noise(middle)
+        third = noise(middle, second)
+        return (second, third, noise(s1, third)), (1 / 3, 1 / 3, 1 / 6)
+
+
+@functools.lru_cache
+def _middles(process: GaussianProcess, positions: tuple[float, ...]) -> list[float]:
+    """Positions of the steps' middles in t."""
+    variable = PNDMSampler.variable
+    times = variable.time(process, torch.tensor(positions, dtype=torch.float64))
+    return variable.position(process, (times[1:] + times[:-1]) / 2).tolist()  # type: ignore[no-any-return]
 
 
 def _order(process: GaussianProcess, calls: int) -> int:

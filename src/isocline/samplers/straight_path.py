@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -98,6 +99,7 @@ def required(generator: Streams | None, because: str) -> Streams:
     return generator
 
 
+@functools.lru_cache
 def starts_at_noise(process: GaussianProcess) -> bool:
     """Whether nothing of the data is left where generation starts, α = 0: methods that divide by α begin otherwise."""
     return float(process.schedule(process.t_max).alpha) <= 0
