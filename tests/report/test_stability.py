@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from pathlib import Path
@@ -103,6 +104,20 @@ def test_the_chapter_says_which_field_is_stiffest_and_what_a_regulariser_buys(ro
     assert needs.rows[1].cells[3].better
     assert any(sentence.startswith("Euler’s method needs 0.5") for sentence in study.findings)
     assert converged.rows[1].cells[1].text == "+0"
+
+
+def test_a_solver_that_was_not_run_says_so_and_why(tmp_path: Path) -> None:
+    settings = dataclasses.replace(SETTINGS, sweep=dataclasses.replace(SETTINGS.sweep, largest_dense=1))
+    found = Stability(report_stability(field("flow", 20.0), settings, 0), None, settings)
+    write_stability(found, tmp_path / "data/stability/flow")
+    write_json(tmp_path / "metrics/stability-flow.json", found.document())
+    drawn = chapter(read_sources(tmp_path, {"matrix": {"stability": {"flow": "models"}}}))
+    assert drawn is not None
+    explicit, implicit = drawn.parts[0].tables[1].rows[0].cells
+    assert float(explicit.text.removeprefix("≤ ")) > 0
+    assert (implicit.text, implicit.small) == ("–", "not run")
+    assert implicit.title == "not run: 2 components, dense Jacobians up to 1"
+    assert "larger states: flow, 2 components, dense Jacobians up to 1." in drawn.parts[0].tables[1].note
 
 
 def test_without_studies_there_is_no_chapter_and_without_images_no_comparison(root: Path) -> None:

@@ -113,15 +113,32 @@ def _costs(studies: Sequence[Study]) -> tables.Table:
     columns = tuple(f"{_shown(solver)} at {float(level):g}" for solver in solvers for level in levels)
     note = (
         "Evaluations for a relative error at the end, mean ± se over states; ≤ where the loosest tolerance was already "
-        "more accurate. Work counts every direction of a Jacobian as one evaluation; – where states have too many "
-        "components for dense Jacobians, or an error was not reached."
+        "more accurate. Work counts every direction of a Jacobian as one evaluation." + _left_out(studies)
     )
     return tables.Table("Evaluations at equal error", columns, tuple(rows), note)
 
 
+def _left_out(studies: Sequence[Study]) -> str:
+    """Why some solvers were not run on some fields; empty if all were."""
+    reasons = {
+        study.name: row["note"].removeprefix("not run: ")
+        for study in studies
+        for row in study.tables.get("costs", ())
+        if row.get("note", "").startswith("not run")
+    }
+    if not reasons:
+        return ""
+    return " Implicit solvers solve their stages with dense Jacobians and are not run on larger states: " + (
+        "; ".join(f"{name}, {reason}" for name, reason in reasons.items()) + "."
+    )
+
+
 def _cost(row: Mapping[str, str] | None) -> tables.Cell:
-    if row is None or not row.get("nfe"):
-        return tables.Cell(title="" if row is None else row.get("note", ""))
+    if row is None:
+        return tables.Cell()
+    if not row.get("nfe"):
+        reason = row.get("note", "")
+        return tables.Cell(small="not run" if reason.startswith("not run") else "not reached", title=reason)
     nfe, work = float(row["nfe"]), float(row["work"])
     bound = "≤ " if row.get("note") == "at most" else ""
     spread = f"± {float(row['se']):.2g}" if row.get("se") else ""
