@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import math
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
 from isocline.datasets.batch import Batch
-from isocline.distillation.adversarial import Adversarial, adversarial
+from isocline.distillation.adversarial import Adversarial, NonFiniteDiscriminatorError, adversarial
 from isocline.distillation.adversarial_loss import HingeLoss, NonSaturatingLoss
 from isocline.distillation.feature_discriminator import FeatureDiscriminator
 from isocline.networks.mlp import MLP
@@ -207,6 +209,19 @@ def test_each_optimiser_has_its_own_parameters_and_the_teacher_has_none():
     assert all(torch.equal(a, b) for a, b in zip(before, objective.teacher.parameters(), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(judge, objective.discriminator.parameters(), strict=True))
     assert not any(name.startswith("distiller._frozen") for name in objective.state_dict())
+
+
+def test_a_discriminator_that_diverges_is_named_before_the_student_feels_it():
+    objective, student = made(0.5, warmup=1000, optimizer=partial(torch.optim.SGD, lr=math.inf)), mlp(1)
+    with pytest.raises(NonFiniteDiscriminatorError, match=r"loss is nan at step 1; lower adversary.optimizer.lr"):
+        learn(objective, student, steps=2)
+    loss = objective.distiller(student, Batch(torch.zeros(4, 2)), generator(0, "draws"))
+    assert bool(loss.total.isfinite())
+
+
+def test_a_student_that_diverges_is_not_blamed_on_the_discriminator():
+    objective, student = made(0.5), Shift([math.nan, 0.0])
+    assert bool(objective(student, Batch(torch.zeros(4, 2)), generator(0, "draws")).total.isnan())
 
 
 def test_the_judges_calls_of_the_teacher_are_counted():

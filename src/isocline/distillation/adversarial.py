@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -19,7 +20,11 @@ from isocline.processes.denoiser import Denoiser
 from isocline.processes.flow_map import flow_map
 from isocline.processes.gaussian import GaussianProcess
 
-__all__ = ["Adversarial", "adversarial"]
+__all__ = ["Adversarial", "NonFiniteDiscriminatorError", "adversarial"]
+
+
+class NonFiniteDiscriminatorError(ValueError):
+    """The discriminator's loss became NaN or infinite; neither it nor the student has taken the step."""
 
 
 class Adversarial(Distiller):
@@ -91,6 +96,10 @@ class Adversarial(Distiller):
 
         The logged terms beside the distiller's are ``adversarial`` (the student's, unweighted), ``discriminator`` (D's)
         and ``lead``, by how much D's logits are higher for data than for the student's samples.
+
+        Raises:
+            NonFiniteDiscriminatorError: on the CPU, if D's loss is no number though the student's samples are: the
+                student's loss would show that a step later, and while λ is 0 not at all.
         """
         weight = self.present_weight
         dropout = SharedDropout(batch.x0.device)
@@ -131,6 +140,13 @@ class Adversarial(Distiller):
         if self.r1 > 0:
             slopes = torch.autograd.grad(of_real.sum(), real, create_graph=True)
             cost = cost + 0.5 * self.r1 * torch.stack([s.square().flatten(1).sum(1).mean() for s in slopes]).mean()
+        # A student that is no number itself is named by its own loss.
+        finite = cost.device.type != "cpu" or math.isfinite(cost.item())
+        if not finite and all(bool(tokens.isfinite().all()) for tokens in (*real, *fake)):
+            raise NonFiniteDiscriminatorError(
+                f"the discriminator's loss is {cost.item()} at step {self.step}; lower adversary.optimizer.lr or "
+                "adversary.r1 (the last good checkpoint is kept)"
+            )
         gradients = torch.autograd.grad(cost, list(leaves.values()))
         for parameter, gradient in zip(self.discriminator.parameters(), gradients, strict=True):
             parameter.grad = gradient
