@@ -1,4 +1,4 @@
-"""Train the AMED predictor of one model: where few steps should look at the field, learned from its accurate flow."""
+"""Train the AMED predictor of one model: where few steps look at the field, learned from its flow or from data."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from isocline.app.artifacts import build, write_history
+from isocline.app.artifacts import build, load_model, write_history
 from isocline.app.plugin_stage import flow_ends, read_grids
-from isocline.app.training_stage import train
+from isocline.app.training_stage import train, training_tensors
 from isocline.datasets.storage import write_json, write_tensors
 from isocline.processes.probability_flow import LinearPathVariable
 from isocline.randomness import derive_seed
@@ -20,18 +20,21 @@ from isocline.tracking.stage import StageRun
 
 
 def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
-    """Distil model ``item`` into ``data/amed/<item>``; the predictor starts from the model's optimised grids."""
+    """Train the predictor of model ``item`` into ``data/amed/<item>``; it starts from the model's optimised grids."""
     assert item is not None
     section = params["plugins"]["amed"]
     seed = derive_seed(params["seed"], "amed", item)
-    flow = flow_ends(item, section, params["accelerator"], seed)
-    process, grid = flow.model.process, GivenGrid(read_grids(item))
+    model = load_model(Path("data/models") / item)
+    wrap = build(section["wrap"]).get(item)
+    objective = build(section["objectives"]).get(item, AMEDDistillation)(model.process, model.network, wrap)
+    network, grid = model.config["network"], GivenGrid(read_grids(item))
     torch.manual_seed(derive_seed(seed, "weights"))
-    positions = {nfe: grid(process, LinearPathVariable(), nfe).tolist() for nfe in section["nfe"]}
-    predictor = AMEDPredictor(positions, flow.noise.shape[1:], section["width"])
-    objective = AMEDDistillation(process, flow.model.network, build(section["wrap"]).get(item))
-    tensors = {"x0": flow.ends.clone(), "x1": flow.noise, **({} if flow.labels is None else {"cond": flow.labels})}
-    tensors = {role: part.cpu() for role, part in tensors.items()}
+    positions = {nfe: grid(model.process, LinearPathVariable(), nfe).tolist() for nfe in section["nfe"]}
+    predictor = AMEDPredictor(positions, (network["channels"], network["size"], network["size"]), section["width"])
+    if objective.paired:
+        tensors = flow_ends(item, section, params["accelerator"], seed).pairs()
+    else:
+        tensors = training_tensors(run, Path("data/images"), network.get("classes", 0))
     result = train(run, f"amed {item}", predictor, objective, section, tensors, seed)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in result.network.state_dict().items()}
     write_tensors(Path("data/amed") / item / "weights.safetensors", state)

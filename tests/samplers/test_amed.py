@@ -9,13 +9,14 @@ import torch
 from safetensors.torch import save_file
 
 from isocline.datasets.batch import Batch
+from isocline.metrics.energy_distance import energy_distance
 from isocline.processes.denoiser import Denoiser
 from isocline.processes.gaussian import GaussianProcess
 from isocline.processes.mixture import GaussianMixture
 from isocline.processes.prediction import NoisePrediction
 from isocline.processes.schedule import VPLinearSchedule
 from isocline.samplers.amed import AMEDPredictor, AMEDSampler
-from isocline.samplers.amed_distillation import AMEDDistillation
+from isocline.samplers.amed_distillation import AMEDDistillation, AMEDLawMatching
 from isocline.samplers.continuous import ContinuousSampler
 from isocline.samplers.grid import UniformTimeGrid
 from isocline.samplers.variable import LinearPathVariable
@@ -113,3 +114,36 @@ def test_a_budget_without_predictor_and_a_missing_file_are_named(tmp_path: Path)
 def test_training_without_noise_is_refused() -> None:
     with pytest.raises(ValueError, match="no x1"):
         AMEDDistillation(VP, MIXTURE.network(VP))(untrained(2), Batch(noise(1, 0)), torch.Generator())
+
+
+def test_matching_the_law_mends_what_the_flow_itself_gets_wrong() -> None:
+    wide = GaussianMixture(MIXTURE.weights, 1.2 * MIXTURE.means, 1.44 * MIXTURE.variances)
+    network, predictor, generator = wide.network(VP), untrained(5), torch.Generator().manual_seed(6)
+    objective = AMEDLawMatching(VP, network)
+    optimizer = torch.optim.Adam(predictor.parameters(), lr=0.02)
+    draws = torch.Generator().manual_seed(7)
+    for _ in range(150):
+        optimizer.zero_grad()
+        objective(predictor, Batch(MIXTURE.sample(256, draws)), generator).total.backward()
+        optimizer.step()
+    x1, data = noise(1024, 8), MIXTURE.sample(1024, draws)
+
+    def apart(sampler, nfe: int) -> float:
+        with torch.no_grad():
+            return energy_distance(sampler.sample(Denoiser(network, VP), x1, nfe).final, data)
+
+    flow = ContinuousSampler(RK4(), GRID, PATH)
+    assert apart(AMEDSampler(predictor), 5) < 0.5 * min(apart(ADAMS, 5), apart(flow, 400))
+
+
+def test_the_law_of_equal_sets_costs_nothing_and_a_shift_its_energy() -> None:
+    objective, x = AMEDLawMatching(VP, MIXTURE.network(VP)), noise(64, 9)
+    shifted = x + torch.tensor([3.0, 0.0])
+    expected = energy_distance(shifted, x) / 2**0.5
+    assert objective.loss(shifted, Batch(x)) == pytest.approx(expected, rel=1e-12)
+    assert abs(float(objective.loss(noise(512, 10), Batch(noise(512, 11))))) < 0.02
+
+
+def test_a_law_of_one_sample_is_refused() -> None:
+    with pytest.raises(ValueError, match="batch_size"):
+        AMEDLawMatching(VP, MIXTURE.network(VP))(untrained(2), Batch(noise(1, 0)), torch.Generator())

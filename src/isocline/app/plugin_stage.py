@@ -36,6 +36,14 @@ class FlowEnds(NamedTuple):
     ends: Tensor
     labels: Tensor | None
 
+    def pairs(self) -> dict[str, Tensor]:
+        """Training data by role, on the CPU: ends ``x0``, noise ``x1`` and labels ``cond`` if there are any."""
+        # A tensor made in inference mode could not be trained on.
+        tensors = {"x0": self.ends.clone(), "x1": self.noise}
+        if self.labels is not None:
+            tensors["cond"] = self.labels
+        return {role: part.cpu() for role, part in tensors.items()}
+
 
 def flow_ends(name: str, section: Mapping[str, Any], accelerator: str, seed: int, batch_size: int = 64) -> FlowEnds:
     """Integrate a model's flow accurately.
