@@ -190,7 +190,8 @@ _SMALLEST = -0.5 * math.log(1e24)
 
 def root_mean_square(scaled: Tensor) -> Tensor:
     """``sqrt(mean(|e|²))`` over the event axes, float64, shape (B,)."""
-    flat = scaled.abs().double().reshape(scaled.shape[0], -1)
+    size = scaled.abs() if scaled.is_complex() else scaled
+    flat = size.double().reshape(scaled.shape[0], -1)
     return torch.linalg.vector_norm(flat, dim=1) / math.sqrt(flat.shape[1] or 1)
 
 
@@ -372,9 +373,10 @@ class PIDController(AbstractAdaptiveController):
         """Norm of every sample's error, float64, shape (B,), and what it is at the tolerance."""
         ratio = self._scaled(error, y0, y1)
         if self.norm is root_mean_square:
-            flat = ratio.reshape(len(ratio), -1)
+            flat = ratio if ratio.ndim == 2 else ratio.reshape(len(ratio), -1)
             # Each row is summed in the same order whatever the batch.
-            return torch.linalg.vector_norm(flat, dim=1).double(), math.sqrt(flat.shape[1] or 1)
+            norm = torch.linalg.vector_norm(flat, dim=1)
+            return norm if norm.dtype == torch.float64 else norm.double(), math.sqrt(flat.shape[1] or 1)
         finite = ratio.reshape(len(ratio), -1).isfinite().all(1)
         return torch.where(finite, self.norm(ratio).double(), math.nan), 1.0
 

@@ -103,24 +103,24 @@ class AbstractRungeKutta(AbstractStepper):
         nodes = weights.nodes if dt.ndim == 0 else weights.node_column
         inner = iter(torch.addcmul(t0, nodes, dt).unbind(0))
         h = _lengths(dt, y0)
-        start, shape, multiply, addmv = y0.view(-1), y0.shape, torch.mul, torch.addmv
+        start, multiply, addmv = y0.view(-1), torch.mul, torch.addmv
         point, slope = y0, problem.evaluate(t0, y0) if carry is None else carry
         multiply(slope, h, out=scaled[0])
         for index, row in enumerate(weights.a, 1):
             only = weights.single[index - 1]
             if only is None:
-                point = addmv(start, columns[index - 1], row).view(shape)
+                point = addmv(start, columns[index - 1], row).view_as(y0)
             else:
                 point = torch.add(y0, scaled[only[0]], alpha=only[1])
             slope = problem.evaluate(t1 if table.c[index] == 1 else next(inner), point)
             multiply(slope, h, out=scaled[index])
         same = table.first_same_as_last
-        y1 = point if same else addmv(start, columns[-1], weights.b).view(shape)
+        y1 = point if same else addmv(start, columns[-1], weights.b).view_as(y0)
         error = None
         if weights.error is not None:
-            error = torch.mv(columns[-1], weights.error).view(shape)
+            error = torch.mv(columns[-1], weights.error).view_as(y0)
             if weights.second_error is not None:
-                error = _combine(error, torch.mv(columns[-1], weights.second_error).view(shape))
+                error = _combine(error, torch.mv(columns[-1], weights.second_error).view_as(y0))
         dense = self._dense(problem, t0, t1, y0, y1, scaled, h, is_scaled=True)
         return StepResult(y1, error, slope if same else None, self.nfe_per_step, dense)
 
@@ -291,8 +291,8 @@ def _lengths(dt: Tensor, y0: Tensor) -> Tensor:
     """Steps as factors of slopes; written out where rows are so short that broadcasting costs more than memory."""
     if dt.ndim == 0 or len(dt) == 1:
         return dt.to(y0.dtype) if dt.ndim else dt
-    h = expand_like(dt, y0).to(y0.dtype)
-    return h.expand(y0.shape).contiguous() if y0.numel() <= _SHORT * len(dt) else h
+    h = expand_like(dt, y0)
+    return torch.empty_like(y0).copy_(h) if y0.numel() <= _SHORT * len(dt) else h.to(y0.dtype)
 
 
 def _may_overwrite(y0: Tensor) -> bool:

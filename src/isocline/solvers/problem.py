@@ -129,7 +129,7 @@ class ODEProblem(AbstractProblem):
         """The same equation for the samples ``rows``, an int64 tensor of shape (n,)."""
         return dataclasses.replace(
             self,
-            y0=self.y0[rows],
+            y0=self.y0.index_select(0, rows),
             t0=_time_rows(self.t0, rows),
             t1=_time_rows(self.t1, rows),
             cond=select_rows(self.cond, rows),
@@ -241,7 +241,7 @@ class SDEProblem(AbstractProblem):
         """The same equation, and the same paths, for the samples ``rows``."""
         return dataclasses.replace(
             self,
-            y0=self.y0[rows],
+            y0=self.y0.index_select(0, rows),
             t0=_time_rows(self.t0, rows),
             t1=_time_rows(self.t1, rows),
             cond=select_rows(self.cond, rows),
@@ -310,7 +310,7 @@ class MarkovProblem(AbstractProblem):
         """The same chain for the samples ``rows``."""
         return dataclasses.replace(
             self,
-            z0=self.z0[rows],
+            z0=self.z0.index_select(0, rows),
             t0=_time_rows(self.t0, rows),
             t1=_time_rows(self.t1, rows),
             cond=select_rows(self.cond, rows),
@@ -362,4 +362,4 @@ def _check_cond(cond: Any, batch: int) -> None:
 
 
 def _time_rows(time: Time, rows: Tensor) -> Time:
-    return time[rows] if isinstance(time, Tensor) and time.ndim else time
+    return time.index_select(0, rows) if isinstance(time, Tensor) and time.ndim else time

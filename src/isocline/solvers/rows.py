@@ -21,7 +21,9 @@ def map_tensors(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
     """Apply a function to the batched tensors of one or several structures of the same form."""
     if isinstance(tree, Tensor):
         return function(tree, *others) if tree.ndim else tree
-    if isinstance(tree, tuple | list):
+    if tree is None:
+        return None
+    if isinstance(tree, (tuple, list)):
         items = [map_tensors(function, *group) for group in zip(tree, *others, strict=True)]
         return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)
     if isinstance(tree, dict):

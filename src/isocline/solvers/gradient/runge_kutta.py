@@ -122,7 +122,7 @@ class _Stages:
                 self._calls.append(None)
                 continue
             if index:
-                point = torch.addmv(start, room.before[index], self._weights.rows[index]).view(y0.shape)
+                point = torch.addmv(start, room.before[index], self._weights.rows[index]).view_as(y0)
             else:
                 point = y0.detach()
             node = table.c[index]
@@ -166,7 +166,7 @@ class _Stages:
         """The cotangent of a slope from those of the points after it, of states kept, and of the carry."""
         bar = self._carry_end if index == len(self._room.bars) - 1 else None
         if self._weights.used[index]:
-            product = torch.mv(self._room.after[index], self._weights.columns[index]).view(self._y0.shape)
+            product = torch.mv(self._room.after[index], self._weights.columns[index]).view_as(self._y0)
             product.mul_(self._h)
             bar = product if bar is None else product.add_(bar)
         if self._direct is not None:
