@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from isocline.solvers.rows import select_rows
+from isocline.solvers.solution import Statistics
 from isocline.solvers.stepper import StepResult
 
-__all__ = ["RUNNING", "PastRounds", "RoundHistory", "SampleCounts"]
+__all__ = ["RUNNING", "RoundHistory", "SampleCounts"]
 
 RUNNING = -1
 """Status of a sample that is not done."""
 
 
-@dataclass(slots=True)
 class SampleCounts:
-    """Per-sample bookkeeping of the samples in the batch, shape (n,) each.
+    """Per-sample bookkeeping of n samples, rows of one table, so that samples leave it and enter another in one go.
 
     Attributes:
         rows: places in the full batch.
@@ -32,25 +28,39 @@ class SampleCounts:
         level: value of the event's condition.
     """
 
-    rows: Tensor
-    code: Tensor
-    tried: Tensor
-    accepted: Tensor
-    work: tuple[Tensor, ...]
-    at_event: Tensor | None
-    level: Tensor | None
+    def __init__(self, table: Tensor, at_event: Tensor | None = None, level: Tensor | None = None) -> None:
+        """Name the rows of a table, int64, shape (7, n), which are written to."""
+        self._table = table
+        self.rows, self.code, self.tried, self.accepted, *self.work = table.unbind(0)
+        self.at_event, self.level = at_event, level
 
-    def keep(self, places: Tensor) -> None:
-        """Only the samples at ``places``."""
-        for field in dataclasses.fields(self):
-            setattr(self, field.name, select_rows(getattr(self, field.name), places))
+    @classmethod
+    def start(cls, code: Tensor, nfe: int, level: Tensor | None) -> SampleCounts:
+        """Of samples that have done nothing but ``nfe`` evaluations each."""
+        counts = cls(torch.zeros(7, len(code), dtype=torch.int64, device=code.device), None, level)
+        torch.arange(len(code), out=counts.rows)
+        counts.code.copy_(code)
+        counts.work[0].fill_(nfe)
+        if level is not None:
+            counts.at_event = torch.zeros_like(code, dtype=torch.bool)
+        return counts
 
+    def at(self, places: Tensor) -> SampleCounts:
+        """Those of the samples at ``places``."""
+        return SampleCounts(self._table.index_select(1, places), *select_rows((self.at_event, self.level), places))
 
-class PastRounds(NamedTuple):
-    """Steps that all samples took together, and evaluations, Jacobians and factorizations; shape (n,) each."""
+    def add(self, past: Tensor) -> None:
+        """Add what all samples did together, from `RoundHistory.until`."""
+        self._table[3:].add_(past)
 
-    accepted: Tensor
-    work: tuple[Tensor, ...]
+    def store(self, part: SampleCounts) -> None:
+        """Take over the rows of some samples, each at its place in the full batch."""
+        self._table.index_copy_(1, part.rows, part._table)
+
+    def statistics(self) -> Statistics:
+        """The counts as a solution has them."""
+        nfe, jacobians, factorizations = self.work
+        return Statistics(nfe, self.accepted, self.tried - self.accepted, jacobians, factorizations)
 
 
 class RoundHistory:
@@ -67,10 +77,13 @@ class RoundHistory:
         for total, work in zip(self._work, (result.nfe, result.jacobians, result.factorizations), strict=True):
             total.append(total[-1] + (0 if isinstance(work, Tensor) else work))
 
-    def until(self, rounds: Tensor) -> PastRounds:
-        """The counts after ``rounds``, int64, shape (n,)."""
+    def until(self, rounds: Tensor) -> Tensor:
+        """Steps that all samples took together, evaluations, Jacobians and factorizations after ``rounds``, int64.
 
-        def at(counts: list[int]) -> Tensor:
-            return torch.tensor(counts, device=rounds.device)[rounds]
+        Args:
+            rounds: shape (n,).
 
-        return PastRounds(at(self.accepted), tuple(at(work) for work in self._work))
+        Returns:
+            shape (4, n).
+        """
+        return torch.tensor([self.accepted, *self._work], device=rounds.device).index_select(1, rounds)

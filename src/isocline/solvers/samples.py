@@ -12,10 +12,10 @@ from isocline.solvers.ledger import RUNNING, RoundHistory, SampleCounts
 from isocline.solvers.problem import AbstractProblem, Time
 from isocline.solvers.rows import merge_rows, select_rows
 from isocline.solvers.saving import SampleRecorder
-from isocline.solvers.solution import SaveAt, Solution, Statistics, Status
+from isocline.solvers.solution import SaveAt, Solution, Status
 from isocline.solvers.stepper import AbstractStepper, StepResult
 from isocline.solvers.tape import AbstractTape, Saved, StepRecord
-from isocline.solvers.trial import Clocks, Trial, merged, raised, stuck, try_step
+from isocline.solvers.trial import Clocks, Trial, merged, raised, rounds_to_smallest, stuck, try_step
 
 __all__ = ["integrate_samples"]
 
@@ -46,9 +46,7 @@ class _Loop:
         t0, t1 = _per_sample(problem.t0, y0), _per_sample(problem.t1, y0)
         self.recorder = SampleRecorder(saveat, t0, t1, y0)
         self.saves_times = saveat.ts is not None
-        zero = torch.zeros(len(y0), dtype=torch.int64, device=y0.device)
-        self.totals = Statistics(*(zero.clone() for _ in range(5)))
-        self.status, self.stopped = zero.clone(), t0.clone()
+        self.stopped = t0.clone()
         self.stops, self.jumps = _stops(controller, y0.device)
         self.listens = self.saves_times or tape is not None or event is not None or self.jumps is not None
         self.attempt, self.block = None, None
@@ -68,19 +66,16 @@ class _Loop:
             first = self.controller.initial_step(problem, stepper, t0, t1, None if slope is None else slope.detach())
             healthy = _finite(y0) if slope is None else _finite(y0) & _finite(slope)
             level = None if self.event is None else self.event.evaluate(problem, t0, y0)
-        zero = torch.zeros_like(t0, dtype=torch.int64)
         code = torch.where(t0 == t1, int(Status.SUCCESS), RUNNING)
         code = torch.where(healthy, code, int(Status.NON_FINITE))
-        at_event = None if self.event is None else torch.zeros_like(t0, dtype=torch.bool)
-        work = (zero + stepper.init_nfe + first.nfe, zero.clone(), zero.clone())
-        rows = torch.arange(len(y0), device=y0.device)
-        self.count = SampleCounts(rows, code, zero.clone(), zero.clone(), work, at_event, level)
+        self.count = SampleCounts.start(code, stepper.init_nfe + first.nfe, level)
+        self.total = self.count.at(self.count.rows)
         alive = code == RUNNING
         end = torch.where(alive, t1, t0)
         size = torch.copysign(first.size, t1 - t0)
         self.now = Clocks(t0, end, size, y0, carry, self.controller.initial_memory(t0), alive)
         self.living = int(alive.sum())
-        self.rounds = 0
+        self.rounds = self.roomy_until = 0
         self.history = RoundHistory()
         self.begins_well = bool(healthy.all())
 
@@ -135,10 +130,10 @@ class _Loop:
         count.accepted.add_(accepted)
         ended, failed = after.ended.tolist()
         if ended:
-            count.tried = torch.where(now.alive & ~after.moved.alive, tried + before, count.tried)
+            count.tried.copy_(torch.where(now.alive & ~after.moved.alive, tried + before, count.tried))
             self.living -= ended
         if failed:
-            count.code = torch.where(code == RUNNING, count.code, code)
+            count.code.copy_(torch.where(code == RUNNING, count.code, code))
         self.now = after.moved
 
     def _moves_on(self, trial: Trial) -> bool:
@@ -152,19 +147,21 @@ class _Loop:
                 self.now = Clocks(trial.target, now.t1, trial.size, result.y1, result.carry, trial.memory, now.alive)
             if everyone or result.y1.requires_grad:
                 return everyone
-            trial = merged(trial, now, self.controller.dt_min)
+            # Nobody can be at the smallest step yet: what looks for those is a third of a merge.
+            is_roomy = self.rounds <= self.roomy_until
+            trial = merged(trial, now, None if is_roomy else self.controller.dt_min)
         elif result.y1.requires_grad and not torch.equal(trial.accept, now.alive):
             return False
         assert trial.moved is not None
         self.count.accepted.add_(trial.accept)
-        living = int(trial.moved.alive.sum())
-        if living < self.living:
-            ends = torch.gt(now.alive, trial.moved.alive)
-            self.count.tried = torch.where(ends, self.rounds, self.count.tried)
-            self.living = living
+        if not torch.equal(trial.moved.alive, now.alive):
+            self.count.tried.masked_fill_(torch.gt(now.alive, trial.moved.alive), self.rounds)
+            self.living = int(trial.moved.alive.sum())
         self.now = trial.moved
-        if self.rounds % _PATIENCE == 0:
+        if self.rounds > self.roomy_until and self.rounds % _PATIENCE == 0:
             self._give_up(trial, trial.accept, None, now)
+            control = self.controller
+            self.roomy_until = self.rounds + rounds_to_smallest(self.now, control.dt_min, control.factor_min)
         return True
 
     def _settle(self, trial: Trial, accept: Tensor) -> None:
@@ -219,8 +216,8 @@ class _Loop:
     def _end(self, done: Tensor, code: int | Tensor, number: int) -> None:
         """These samples are done: nothing more happens to them."""
         now, count = self.now, self.count
-        count.code = torch.where(done, code, count.code)
-        count.tried = torch.where(done, self.rounds, count.tried)
+        count.code.copy_(torch.where(done, code, count.code))
+        count.tried.masked_fill_(done, self.rounds)
         self.now = now._replace(alive=now.alive & ~done, t1=torch.where(done, now.t, now.t1))
         self.living -= number
 
@@ -265,7 +262,7 @@ class _Loop:
 
     def _tell(self, tape: AbstractTape, trial: Trial, accept: Tensor, taken: int, saved: tuple[Saved, ...]) -> None:
         now, rows = self.now, self.count.rows
-        everyone = len(rows) == len(self.status)
+        everyone = len(rows) == len(self.stopped)
         tape.step(
             StepRecord(
                 self.problem,
@@ -320,20 +317,16 @@ class _Loop:
         if self.living and len(now.t) <= fewest:
             return
         done = torch.nonzero(~now.alive).flatten()
-        rows, totals = count.rows[done], self.totals
-        tried, common = count.tried[done], self.history.until(count.tried[done])
-        nfe, jacobians, factorizations = (work[done] + more for work, more in zip(count.work, common.work, strict=True))
-        accepted = count.accepted[done] + common.accepted
-        totals.nfe[rows], totals.accepted[rows], totals.rejected[rows] = nfe, accepted, tried - accepted
-        totals.jacobians[rows], totals.factorizations[rows] = jacobians, factorizations
-        code = count.code[done]
-        new = code == RUNNING
+        gone, t, y = count.at(done), now.t.index_select(0, done), now.y.index_select(0, done)
+        gone.add(self.history.until(gone.tried))
+        new = gone.code == RUNNING
         if bool(new.any()):
-            self.recorder.store(rows[new], now.y[done][new])
-            code = count.code[done] = torch.where(new, int(Status.SUCCESS), code)
-        if count.at_event is not None:
-            code = torch.where(count.at_event[done] & (code == int(Status.SUCCESS)), int(Status.EVENT), code)
-        self.status[rows], self.stopped[rows] = code, now.t[done]
+            self.recorder.store(gone.rows[new], y[new])
+            gone.code.masked_fill_(new, int(Status.SUCCESS))
+        if gone.at_event is not None:
+            gone.code.masked_fill_(gone.at_event & (gone.code == int(Status.SUCCESS)), int(Status.EVENT))
+        self.total.store(gone)
+        self.stopped.index_copy_(0, gone.rows, t)
         if not self.living:
             return
         keep = now.alive
@@ -342,7 +335,7 @@ class _Loop:
         places = torch.nonzero(keep).flatten()
         self.problem = self.problem.at_rows(places)
         self.now = select_rows(now, places)
-        count.keep(places)
+        self.count = count.at(places)
 
 
 def integrate_samples(
@@ -368,7 +361,7 @@ def integrate_samples(
     loop = _Loop(problem, stepper, controller, saveat, tape, event, compiled)
     loop.run()
     ts = saveat.times.to(loop.stopped.device) if saveat.ts is not None else _end_times(problem, loop)
-    return Solution(ts, loop.recorder.states(), loop.totals, loop.status, loop.stopped)
+    return Solution(ts, loop.recorder.states(), loop.total.statistics(), loop.total.code, loop.stopped)
 
 
 def _end_times(problem: AbstractProblem, loop: _Loop) -> Tensor:
@@ -378,7 +371,7 @@ def _end_times(problem: AbstractProblem, loop: _Loop) -> Tensor:
         return torch.as_tensor(problem.t1, dtype=torch.float64).detach().to(loop.stopped.device).reshape(1)
     else:
         t1 = torch.as_tensor(problem.t1, dtype=torch.float64).detach().to(loop.stopped.device).expand_as(loop.stopped)
-    return torch.where(loop.status == int(Status.EVENT), loop.stopped, t1)[None]
+    return torch.where(loop.total.code == int(Status.EVENT), loop.stopped, t1)[None]
 
 
 def _per_sample(time: Time, y0: Tensor) -> Tensor:

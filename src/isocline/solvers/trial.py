@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -104,30 +105,31 @@ def try_step(
     assert result.error is not None
     assert stepper.error_order is not None
     order = stepper.error_order if result.error_order is None else result.error_order
-    with torch.no_grad():
-        error, y0, y1 = result.error, now.y, result.y1
-        if y1.requires_grad:
-            error, y0, y1 = error.detach(), y0.detach(), y1.detach()
-        accept, factor, memory, log_norm = controller.decide(error, y0, y1, now.memory, order)
-        if result.failed is not None:
-            accept = accept & ~result.failed
-            log_norm = torch.where(result.failed, torch.inf, log_norm)
-            factor = torch.where(result.failed, controller.factor_min, factor)
-        tried = target - now.t
-        size = tried * factor
-        if controller.dt_max < torch.inf:
-            size = size.clamp_(-controller.dt_max, controller.dt_max)
+    error, y0, y1 = result.error, now.y, result.y1
+    if y1.requires_grad:
+        error, y0, y1 = error.detach(), y0.detach(), y1.detach()
+    accept, factor, memory, log_norm = controller.decide(error, y0, y1, now.memory, order)
+    if result.failed is not None:
+        accept = accept & ~result.failed
+        log_norm = torch.where(result.failed, torch.inf, log_norm)
+        factor = torch.where(result.failed, controller.factor_min, factor)
+    tried = target - now.t
+    size = tried * factor
+    if controller.dt_max < torch.inf:
+        size = size.clamp_(-controller.dt_max, controller.dt_max)
     return Trial(target, tried, size, result, accept, memory, log_norm, last)
 
 
-def merged(trial: Trial, now: Clocks, dt_min: float) -> Trial:
-    """The trial, with the clocks after it: moved where it is accepted, ended where a span ends."""
+def merged(trial: Trial, now: Clocks, dt_min: float | None) -> Trial:
+    """The trial, with the clocks after it: moved where it is accepted, ended where a span ends.
+
+    Steps are raised to the smallest one, unless ``dt_min`` is None because none can be that small.
+    """
     result, accept = trial.result, trial.accept & now.alive
-    t, y, carry, memory = merge_rows(
-        accept, (trial.target, result.y1, result.carry, trial.memory), (now.t, now.y, now.carry, now.memory)
-    )
+    new, old = (trial.target, result.y1, result.carry, trial.memory), (now.t, now.y, now.carry, now.memory)
+    t, y, carry, memory = merge_rows(accept, new, old)
     ends = accept & (trial.target == now.t1)
-    size = raised(trial.size, accept, now, dt_min)
+    size = trial.size if dt_min is None else raised(trial.size, accept, now, dt_min)
     moved = Clocks(t, now.t1, size, y, carry, memory, torch.gt(now.alive, ends))
     return trial._replace(accept=accept, moved=moved)
 
@@ -135,6 +137,16 @@ def merged(trial: Trial, now: Clocks, dt_min: float) -> Trial:
 def smallest_step(t: Tensor, dt_min: float) -> Tensor:
     """The least length of a step: ``dt_min``, and some units of rounding of ``t``, lest a step leads nowhere."""
     return t.abs().mul_(_ULP).clamp_(min=max(dt_min, _TINY))
+
+
+def rounds_to_smallest(now: Clocks, dt_min: float, factor_min: float) -> int:
+    """For how many rounds no step comes down to the smallest, each being ``factor_min`` of the one before or more.
+
+    A step that is cut short by the end of its span and then rejected may come down sooner, and is found out later.
+    """
+    floor = smallest_step(torch.maximum(now.t.abs(), now.t1.abs()), dt_min)
+    room = torch.where(now.alive, now.size.abs() / floor, torch.inf).min()
+    return int(math.log(min(max(float(room), 1.0), 1e300)) / -math.log(factor_min))
 
 
 def stuck(trial: Trial, accept: Tensor, before: Clocks, alive: Tensor, dt_min: float) -> tuple[Tensor, Tensor]:
