@@ -269,12 +269,10 @@ class VirtualBrownianTree(AbstractBrownian):
             TypeError: if the state is complex.
             ValueError: if ``samples`` is not of the batch's size.
         """
-        if y.is_complex():
-            raise TypeError(f"the state is {y.dtype}; Brownian paths are real: give real and imaginary part an axis")
+        keys = sample_keys(self.seed, self.samples, y)
         span = self.t1 - self.t0
         share = (t.detach().double().reshape(-1).to(y.device) - self.t0) / span
         weights = tree_weights(share, self.depth, span)
-        keys = sample_keys(self.seed, self.samples, y)
         size = keys.shape[1]
         rows = max(1, _CACHED_NUMBERS // max(1, size)) if y.device.type == "cpu" else len(keys)
         w = torch.zeros(keys.shape, dtype=torch.float64, device=y.device)
@@ -307,8 +305,11 @@ def sample_keys(seed: int, samples: Tensor | None, y: Tensor) -> Tensor:
     """A key for every element of every sample of a state (B, *event), int64, shape (B, elements).
 
     Raises:
+        TypeError: if the state is complex.
         ValueError: if ``samples``, by default the places in the batch, is not of the batch's size.
     """
+    if y.is_complex():
+        raise TypeError(f"the state is {y.dtype}; Brownian paths are real: give real and imaginary part an axis")
     samples = torch.arange(len(y), device=y.device) if samples is None else samples.to(y.device)
     if len(samples) != len(y):
         raise ValueError(f"the tree has {len(samples)} samples, the state a batch of {len(y)}; make them equal")

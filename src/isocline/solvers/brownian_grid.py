@@ -138,17 +138,15 @@ class BrownianGrid(AbstractBrownian):
         return w, n.mul_(math.sqrt(length / 12)).reshape(y.shape).to(y.dtype) if area else None
 
     def _keys(self, y: Tensor) -> Tensor:
-        if y.is_complex():
-            raise TypeError(f"the state is {y.dtype}; Brownian paths are real: give real and imaginary part an axis")
         if self.samples is None:
-            return _shared_keys(self.seed, len(y), y[0].numel(), y.device)
+            return _shared_keys(self.seed, len(y), y[0].numel(), y.dtype, y.device)
         return sample_keys(self.seed, self.samples, y)
 
 
 @functools.lru_cache(maxsize=4)
-def _shared_keys(seed: int, count: int, elements: int, device: torch.device) -> Tensor:
+def _shared_keys(seed: int, count: int, elements: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     with torch.inference_mode(False):
-        return sample_keys(seed, None, torch.empty(count, elements, device=device))
+        return sample_keys(seed, None, torch.empty(count, elements, dtype=dtype, device=device))
 
 
 def _address(index: int, device: torch.device) -> Tensor:

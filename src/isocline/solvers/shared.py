@@ -61,16 +61,11 @@ def integrate_shared(
         if not verdict.accept or (watcher is not None and watcher.shortens(pace, t0, t1, result)):
             tally.rejected += 1
         else:
-            tally.accepted += 1
             recorded = recorder.step(*pace.span, result, lambda: pace.host_time, verdict.ends)
-            tally.nfe = tally.nfe + recorded.cost
+            tally.accept(result, recorded.cost, isinstance(pace, GridPace), watch)
             if tape is not None:
                 tape.step(_record(problem, t0, t1, y, carry, recorded.saved, result))
             y, carry, ends = result.y1, result.carry, verdict.ends
-            if result.failed is not None and isinstance(pace, GridPace):
-                tally.fail(result.failed, Status.STEP_FAILED)
-            if watch and isinstance(pace, GridPace):
-                tally.fail(~_finite(y), Status.NON_FINITE)
             if verdict.jumps:
                 assert isinstance(pace, JointPace)
                 carry = stepper.init(problem, pace.leap(), y)
@@ -134,6 +129,15 @@ class _Tally:
         self.nfe = self.nfe + result.nfe
         self.jacobians = self.jacobians + result.jacobians
         self.factorizations = self.factorizations + result.factorizations
+
+    def accept(self, result: StepResult, cost: int | Tensor, on_grid: bool, watch: bool) -> None:
+        """Note a step that is taken, and what its dense output cost; on a grid, samples may fail in it."""
+        self.accepted += 1
+        self.nfe = self.nfe + cost
+        if on_grid and result.failed is not None:
+            self.fail(result.failed, Status.STEP_FAILED)
+        if on_grid and watch:
+            self.fail(~_finite(result.y1), Status.NON_FINITE)
 
     def fail(self, failed: Tensor, status: Status, at: AbstractPace | None = None) -> None:
         """Note samples that fail in the present step, unless they have failed before."""

@@ -1,4 +1,12 @@
-"""``odeint_adjoint``: solve in constant memory and differentiate by an adjoint equation."""
+"""``odeint_adjoint``: solve in constant memory and differentiate by an adjoint equation.
+
+As in torchdiffeq, state and cotangent are solved backward from each output time to the one before it. Where the
+equation contracts the state cannot be found again that way, and the gradient is wrong by any factor. So the states
+found are compared with those known, and if they differ by more than one per cent, or the way back takes fifty times as
+many steps as the way there, the gradient is found by `CheckpointedAdjoint`: the exact one of the discrete solution, in
+the memory of O(√N) states for N steps and the time of two more solves. Constant memory where it works, which is the
+common case and why one calls this function, and a right gradient in any case.
+"""
 
 from __future__ import annotations
 
@@ -47,16 +55,10 @@ def odeint_adjoint(
 ) -> Any:
     """As `isocline.solvers.odeint`, with gradients by an adjoint equation, in memory that no number of steps adds to.
 
-    As in torchdiffeq, state and cotangent are solved backward from each output time to the one before it. Where the
-    equation contracts the state cannot be found again that way, and the gradient is wrong by any factor. So the states
-    found are compared with those known, and if they differ by more than one per cent, or the way back takes fifty times
-    as many steps as the way there, there is an `AdjointWarning`, and the gradient is found by `CheckpointedAdjoint`:
-    the exact one of the discrete solution, in the memory of O(√N) states for N steps and the time of two more solves.
-    Constant memory where it works, which is the common case and why one calls this function, and a right gradient in
-    any case.
-
-    The parameters' part is a quadrature over the steps and takes no part in the error norm, by default too
-    (``norm="seminorm"`` changes nothing). Gradients in ``t`` are the slopes at output times.
+    Where the state cannot be found again on the way back, there is an `AdjointWarning`, and the gradient is found by
+    `CheckpointedAdjoint` (see the module's docstring). The parameters' part is a quadrature over the steps and takes
+    no part in the error norm, by default too (``norm="seminorm"`` changes nothing). Gradients in ``t`` are the slopes
+    at output times.
 
     Args:
         func: a module; or anything, with ``adjoint_params``.
@@ -88,29 +90,25 @@ def odeint_adjoint(
     Source: Chen, Rubanova, Bettencourt, Duvenaud, Neural ordinary differential equations (2018); Kidger, Chen, Lyons,
     "Hey, that's not an ODE": faster ODE adjoints via seminorms (2021).
     """
-    if adjoint_params is None and not isinstance(func, nn.Module):
-        raise InvalidArgumentError(
-            f"func is a {type(func).__name__}; func must be an instance of nn.Module, or its parameters have to be "
-            "given as adjoint_params: adjoint_params=() if there are none"
-        )
+    named = _find_parameters(func) if adjoint_params is None else tuple(adjoint_params)
     back = adjoint_method or method or DEFAULT
-    if adjoint_options is None and options is not None and back != (method or DEFAULT):
+    wanted = _options_back(options, adjoint_options, method or DEFAULT, back)
+    call = Call(func, y0, t, rtol, atol, method, options, event_fn, is_whole=True)
+    tolerances = (rtol if adjoint_rtol is None else adjoint_rtol, atol if adjoint_atol is None else adjoint_atol)
+    return call.solve(_gradient(call, back, wanted, tolerances, _differentiable(named, wanted)))
+
+
+def _options_back(
+    options: Mapping[str, Any] | None, given: Mapping[str, Any] | None, there: str, back: str
+) -> dict[str, Any]:
+    if given is not None:
+        return dict(given)
+    if options is not None and back != there:
         raise InvalidArgumentError(
-            f"adjoint_method={back!r} is not method={method or DEFAULT!r}, whose options cannot be handed on to it; "
+            f"adjoint_method={back!r} is not method={there!r}, whose options cannot be handed on to it; "
             "give adjoint_options"
         )
-    call = Call(func, y0, t, rtol, atol, method, options, event_fn, is_whole=True)
-    inherited = {key: value for key, value in (options or {}).items() if key != "norm"}
-    wanted = inherited if adjoint_options is None else dict(adjoint_options)
-    named = _find_parameters(func) if adjoint_params is None else tuple(adjoint_params)
-    parameters = tuple(tensor for tensor in named if tensor.requires_grad)
-    if len(parameters) < len(named) and callable(wanted.get("norm")):
-        warnings.warn(
-            "an adjoint parameter does not require grad; it is left out, of the norm in adjoint_options as well",
-            stacklevel=2,
-        )
-    tolerances = (rtol if adjoint_rtol is None else adjoint_rtol, atol if adjoint_atol is None else adjoint_atol)
-    return call.solve(_gradient(call, back, wanted, tolerances, parameters))
+    return {key: value for key, value in (options or {}).items() if key != "norm"}
 
 
 def _gradient(
@@ -186,9 +184,24 @@ def _pair_norm(norm: Callable[[Any], Any], call: Call, parameters: tuple[Tensor,
     return pair_norm
 
 
-def _find_parameters(module: Any) -> tuple[Tensor, ...]:
-    if not getattr(module, "_is_replica", False):
-        return tuple(module.parameters())
+def _find_parameters(func: Any) -> tuple[Tensor, ...]:
+    if not isinstance(func, nn.Module):
+        raise InvalidArgumentError(
+            f"func is a {type(func).__name__}; func must be an instance of nn.Module, or its parameters have to be "
+            "given as adjoint_params: adjoint_params=() if there are none"
+        )
+    if not getattr(func, "_is_replica", False):
+        return tuple(func.parameters())
     # A replica of DataParallel holds tensors in place of its parameters.
-    held = (tensor for part in module.modules() for tensor in vars(part).values())
+    held = (tensor for part in func.modules() for tensor in vars(part).values())
     return tuple(tensor for tensor in held if isinstance(tensor, Tensor) and tensor.requires_grad)
+
+
+def _differentiable(named: tuple[Tensor, ...], options: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    parameters = tuple(tensor for tensor in named if tensor.requires_grad)
+    if len(parameters) < len(named) and callable(options.get("norm")):
+        warnings.warn(
+            "an adjoint parameter does not require grad; it is left out, of the norm in adjoint_options as well",
+            stacklevel=3,
+        )
+    return parameters
