@@ -319,10 +319,10 @@ class _Loop:
         done = torch.nonzero(~now.alive).flatten()
         gone, t, y = count.at(done), now.t.index_select(0, done), now.y.index_select(0, done)
         gone.add(self.history.until(gone.tried))
-        new = gone.code == RUNNING
-        if bool(new.any()):
-            self.recorder.store(gone.rows[new], y[new])
-            gone.code.masked_fill_(new, int(Status.SUCCESS))
+        new = torch.nonzero(gone.code == RUNNING).flatten()
+        if len(new):
+            self.recorder.store(gone.rows.index_select(0, new), y.index_select(0, new))
+            gone.code.index_fill_(0, new, int(Status.SUCCESS))
         if gone.at_event is not None:
             gone.code.masked_fill_(gone.at_event & (gone.code == int(Status.SUCCESS)), int(Status.EVENT))
         self.total.store(gone)

@@ -226,9 +226,10 @@ class SampleRecorder:
         return Recorded((Saved(save, local, theta),))
 
     def store(self, sample: Tensor, values: Tensor) -> None:
-        """Keep end states of samples that an event stopped, if ends are wanted."""
+        """Keep end states of samples, if ends are wanted."""
         if self._ts is None:
-            self._store(torch.zeros_like(sample), sample, values)
+            self._places.append(sample)
+            self._values.append(values)
 
     def _store(self, save: Tensor, sample: Tensor, values: Tensor) -> None:
         self._places.append(save * len(self._template) + sample)
