@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from isocline.datasets.quantisation import to_float
+from isocline.dynamics.depth_field import layer_field
 from isocline.dynamics.flow_field import VARIABLE, flow_start, gaussian_field
 from isocline.dynamics.readings.attractors import AttractorsReading
 from isocline.dynamics.readings.base import ImageSide, Subject, TextSide
@@ -186,6 +187,23 @@ def test_the_exponents_of_a_linear_field_are_its_rates() -> None:
     found = LyapunovReading(samples=3, exponents=2, steps=200).read(linear([0.5, -1.0, -3.0]), 0)
     assert [row["exponent"] for row in found.tables["lyapunov"]] == pytest.approx([0.5, -1.0], abs=1e-4)
     assert found.metrics["largest"].mean == pytest.approx(0.5, abs=1e-4)
+
+
+def test_a_classifier_that_is_no_flow_is_read_in_depth() -> None:
+    """Layers x + A_l x with diagonal A_l stretch by the product of 1 + a."""
+    rates = torch.tensor([[0.5, -0.5], [1.0, -0.2]], dtype=torch.float64)
+    depth = TrainedField(
+        name="resnet",
+        kind="depth",
+        network=nn.Linear(2, 2).double(),
+        make=lambda other: layer_field([lambda x, a=a: a * x for a in rates]),
+        start=0.0,
+        end=2.0,
+        starts=lambda count, seed: sample_noise(seed, "s", range(count), (2,)).double(),
+    )
+    found = LyapunovReading(samples=3, exponents=2).read(Subject("resnet", nn.Identity(), None, depth=depth), 0)
+    assert found.metrics["largest"].mean == pytest.approx(math.log(1.5 * 2.0) / 2, abs=1e-9)
+    assert [row["exponent"] for row in found.tables["lyapunov"]][1] == pytest.approx(math.log(0.5 * 0.8) / 2, abs=1e-9)
 
 
 class Even(nn.Module):

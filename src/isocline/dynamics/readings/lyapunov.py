@@ -43,7 +43,8 @@ class LyapunovReading(AbstractReading):
         """Stretchings of the flow map at typical starts."""
         metrics: dict[str, object] = {}
         tables: dict[str, list[Row]] = {}
-        fields = {"flow": subject.flow, "depth": subject.depth if subject.text is not None else None}
+        depth = subject.depth if subject.text is not None or subject.flow is None else None
+        fields = {"flow": subject.flow, "depth": depth}
         found = {name: field for name, field in fields.items() if field is not None}
         for name, field in found.items():
             own = self._exponents(field, seed)
