@@ -14,6 +14,7 @@ from isocline.datasets.batch import Batch
 from isocline.distillation.adversarial import Adversarial, NonFiniteDiscriminatorError, adversarial
 from isocline.distillation.adversarial_loss import HingeLoss, NonSaturatingLoss
 from isocline.distillation.feature_discriminator import FeatureDiscriminator
+from isocline.distillation.image_discriminator import ImageDiscriminator
 from isocline.networks.mlp import MLP
 from isocline.networks.unet import UNet
 from isocline.objectives.base import Distiller, Loss
@@ -75,7 +76,8 @@ def mlp(seed, dim=2):
 
 
 def made(weight=0.5, layers=LAYERS, **settings):
-    return Adversarial(Imitation(LINEAR, mlp(0)), LINEAR, layers, weight, hidden=16, **settings)
+    eyes = partial(FeatureDiscriminator, layers=layers, hidden=16)
+    return Adversarial(Imitation(LINEAR, mlp(0)), LINEAR, eyes, weight, **settings)
 
 
 def module(objective, network=None, lr=0.01):
@@ -262,6 +264,24 @@ def test_features_are_what_the_layers_put_out_as_tokens():
     assert not network.down[0].conv1._forward_hooks
 
 
+def test_eyes_of_its_own_learn_to_tell_images_and_their_slope_leads_to_the_real_ones():
+    torch.manual_seed(0)
+    judge = ImageDiscriminator(nn.Identity(), channels=1, size=10, width=8)
+    optimizer = torch.optim.Adam(judge.parameters(), 3e-3)
+    real, fake, t = torch.full((16, 1, 10, 10), 0.5), torch.full((16, 1, 10, 10), -0.5), torch.full((16,), 0.1)
+    for step in range(40):
+        noise = 0.1 * torch.randn(2, 16, 1, 10, 10, generator=generator(0, "noise", step))
+        logits = [judge(judge.features(t, x + e), t) for x, e in zip((real, fake), noise, strict=True)]
+        optimizer.zero_grad()
+        HingeLoss().discriminator(*logits).backward()
+        optimizer.step()
+    assert float((logits[0] - logits[1]).detach().amin()) > 1.0
+    between = torch.zeros(4, 1, 10, 10, requires_grad=True)
+    (slope,) = torch.autograd.grad(HingeLoss().student(judge([between], t[:4])), between)
+    assert float(slope.sum()) < 0  # downhill is brighter
+    assert logits[0].shape == (16, 2)
+
+
 def test_any_distiller_is_wrapped_with_its_parts_where_they_were():
     made = adversarial(Imitation, lambda distiller, process: (distiller, process), LINEAR, mlp(0))
     assert isinstance(made[0], Imitation)
@@ -279,3 +299,8 @@ def test_any_distiller_is_wrapped_with_its_parts_where_they_were():
 def test_what_cannot_be_is_named(settings, message):
     with pytest.raises(ValueError, match=message):
         made(**settings)
+
+
+def test_a_width_that_cannot_be_normalised_in_groups_is_named():
+    with pytest.raises(ValueError, match="width=12 must be a positive multiple of 8"):
+        ImageDiscriminator(nn.Identity(), width=12)

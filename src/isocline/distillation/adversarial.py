@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from isocline.datasets.batch import Batch
 from isocline.distillation.adversarial_loss import AbstractAdversarialLoss, HingeLoss
-from isocline.distillation.feature_discriminator import FeatureDiscriminator
+from isocline.distillation.discriminator import AbstractDiscriminator
 from isocline.distillation.shared_dropout import SharedDropout
 from isocline.objectives.base import Distiller, Loss
 from isocline.objectives.time_sampling import AbstractTimes, StratifiedTimes
@@ -30,10 +30,10 @@ class NonFiniteDiscriminatorError(ValueError):
 class Adversarial(Distiller):
     """loss + λ ℓ(D(x̂_τ)), x̂_τ = α_τ X_{1→0}(noise) + σ_τ ε, while D learns to tell x̂_τ from data at the same τ.
 
-    D is a `FeatureDiscriminator` on the teacher's layers. As the teacher was trained on noisy states, both sides are
-    noised. D has an optimiser of its own: its gradient is taken in `forward` and applied in `after_step`, so that it
-    sees neither the student's learning rate nor its clipping, and a checkpoint has both. D learns while λ is 0; λ rises
-    linearly over ``warmup`` steps.
+    D sees layers of the teacher (`FeatureDiscriminator`) or the images (`ImageDiscriminator`). As the teacher was
+    trained on noisy states, both sides are noised. D has an optimiser of its own: its gradient is taken in `forward`
+    and applied in `after_step`, so that it sees neither the student's learning rate nor its clipping, and a checkpoint
+    has both. D learns while λ is 0; λ rises linearly over ``warmup`` steps.
 
     With λ = 0 the loss, its random draws and the student are those of the wrapped distiller to the bit. What is judged
     is the map from noise to data in one step: the term suits students that learn that map.
@@ -44,31 +44,29 @@ class Adversarial(Distiller):
     Args:
         distiller: whose loss is kept.
         process: the teacher's.
-        layers: of the teacher, see `FeatureDiscriminator`.
+        discriminator: called with the teacher, returns D.
         weight: λ.
         warmup: optimiser steps until λ is reached.
         r1: weight of the penalty ½ ‖∂D/∂features‖² on data, of each head.
         loss: hinge by default.
         times: law of τ.
         optimizer: called with D's parameters; Adam with learning rate 0.001 and betas 0 and 0.99 by default.
-        hidden: width of a head.
 
     Raises:
-        ValueError: if a weight or the warm-up is negative, or a layer is not there.
+        ValueError: if a weight or the warm-up is negative, or from ``discriminator``.
     """
 
     def __init__(
         self,
         distiller: Distiller,
         process: GaussianProcess,
-        layers: Sequence[str],
+        discriminator: Callable[[nn.Module], AbstractDiscriminator],
         weight: float = 0.1,
         warmup: int = 0,
         r1: float = 0.0,
         loss: AbstractAdversarialLoss | None = None,
         times: AbstractTimes[GaussianProcess] | None = None,
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None = None,
-        hidden: int = 64,
     ) -> None:
         super().__init__(distiller.teacher)
         if min(weight, warmup, r1) < 0:
@@ -81,7 +79,7 @@ class Adversarial(Distiller):
         # The streams go on as if nothing had been drawn: dropout would show it otherwise.
         with torch.random.fork_rng(devices=[]):
             # Frozen for the student's optimiser, which takes what an objective has to train.
-            self.discriminator = FeatureDiscriminator(distiller.teacher, layers, hidden).requires_grad_(False)
+            self.discriminator = discriminator(distiller.teacher).requires_grad_(False)
         build = partial(torch.optim.Adam, lr=1e-3, betas=(0.0, 0.99)) if optimizer is None else optimizer
         self.optimizer = build(self.discriminator.parameters())
         self.step = 0

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from isocline.distillation.discriminator import AbstractDiscriminator
 from isocline.networks.embedding import TimeEmbedding
 
 __all__ = ["FeatureDiscriminator"]
@@ -31,7 +32,7 @@ class _Head(nn.Module):
         return self.outer(self.activation(hidden))[..., 0].mean(1)
 
 
-class FeatureDiscriminator(nn.Module):
+class FeatureDiscriminator(AbstractDiscriminator):
     """One head for each of some layers of a frozen network, which is not part of the state.
 
     A state passes through the network once (`features`); the heads judge what the layers put out on the way. Positions
