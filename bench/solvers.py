@@ -1,8 +1,9 @@
 """Overhead, speed, evaluations and errors of the explicit solvers, side by side with torchdiffeq, torchode and diffrax.
 
-Run: ``OMP_NUM_THREADS=1 python bench/solvers.py [--repeats 5] [--figures docs/images] [--no-compile]``. All in one
-process on one thread; cases are interleaved, figures are medians of processor seconds and ratios of them, so that other
-work on the machine matters little. Peers that are not installed are left out.
+Run: ``OMP_NUM_THREADS=1 python bench/solvers.py [--repeats 5] [--figures docs/images] [--no-compile]
+[--parts overhead batches evaluations]``. All in one process on one thread; cases are interleaved, figures are medians
+of processor seconds and ratios of them, so that other work on the machine matters little. Peers that are not installed
+are left out.
 """
 
 from __future__ import annotations
@@ -183,47 +184,65 @@ def table(header: str, rows: Iterable[str]) -> None:
         print(row, flush=True)
 
 
+def overheads(args: argparse.Namespace, step: CompiledStep | None) -> None:
+    """Solves against their bare calls, batches and single samples."""
+    wide = [problems.mlp(64, 1024), problems.mlp(512, 256), problems.van_der_pol(1024, 1.0, 1.0)]
+    print("\n## Overhead: time of a solve over that of the same calls of the bare field (tsit5, tolerances 1e-6)")
+    names = "ours | ours, joint | torchdiffeq (dopri5) | torchode"
+    table(
+        f"| problem | calls | bare call, µs | {names} | ours, compiled |",
+        (overhead(each, REFERENCE, args.repeats, step) for each in wide),
+    )
+    table(
+        f"| problem, one sample | calls | bare call, µs | {names} | ours, compiled |",
+        (overhead(each, REFERENCE, args.repeats, None) for each in problems.singles()),
+    )
+
+
+def batches(args: argparse.Namespace, step: CompiledStep | None) -> None:
+    """Work and precision on heterogeneous batches."""
+    print("\n## Heterogeneous batches: cheapest run whose worst sample is no worse than ours at 1e-6")
+    for problem in problems.heterogeneous(args.batch):
+        points = work_precision(problem, TOLERANCES, max(2, args.repeats // 2), step)
+        reference = points["isocline tsit5"][TOLERANCES.index(REFERENCE)]
+        print(f"\n{problem.name}, batch {args.batch}")
+        table(
+            "| solver | worst error | evaluations per sample | ms | time / ours |",
+            at_no_worse_error(points, reference),
+        )
+        if args.figures is not None:
+            name = problem.name.split(" μ")[0].split(" e ")[0].lower().replace("–", "-").replace(" ", "-")
+            draw(problem, points, args.figures / f"work-precision-{name}.png")
+
+
+def evaluations(args: argparse.Namespace, step: CompiledStep | None) -> None:
+    """Counts, which no machine changes."""
+    print("\n## Evaluations of samples over what each needs alone (lock step: what a batch that stays whole makes)")
+    several = problems.heterogeneous(args.batch)
+    table("| problem | ours | lock step |", (compaction(problem, REFERENCE) for problem in several))
+    print("\n## Order 8 against SciPy's DOP853, rtol = atol = 1e-8, one sample")
+    table("| problem | evaluations | DOP853 | error | error, DOP853 |", high_order(1e-8))
+
+
+PARTS = {"overhead": overheads, "batches": batches, "evaluations": evaluations}
+
+
 def main() -> None:
-    """Run everything."""
+    """Run everything, or some parts of it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--figures", type=Path, help="folder for work-precision-*.png")
     parser.add_argument("--no-compile", action="store_true", help="leave out compiled steps")
     parser.add_argument("--batch", type=int, default=1024)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     args = parser.parse_args()
     torch.set_num_threads(1)
     step = None if args.no_compile else CompiledStep()
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", *peers.available())]
     print(f"{', '.join(versions)}; {args.repeats} interleaved repeats, medians of processor seconds, one thread")
     with torch.no_grad():
-        wide = [problems.mlp(64, 1024), problems.mlp(512, 256), problems.van_der_pol(1024, 1.0, 1.0)]
-        print("\n## Overhead: time of a solve over that of the same calls of the bare field (tsit5, tolerances 1e-6)")
-        names = "ours | ours, joint | torchdiffeq (dopri5) | torchode"
-        table(
-            f"| problem | calls | bare call, µs | {names} | ours, compiled |",
-            (overhead(each, REFERENCE, args.repeats, step) for each in wide),
-        )
-        table(
-            f"| problem, one sample | calls | bare call, µs | {names} | ours, compiled |",
-            (overhead(each, REFERENCE, args.repeats, None) for each in problems.singles()),
-        )
-        print("\n## Heterogeneous batches: cheapest run whose worst sample is no worse than ours at 1e-6")
-        batches = problems.heterogeneous(args.batch)
-        for problem in batches:
-            points = work_precision(problem, TOLERANCES, max(2, args.repeats // 2), step)
-            reference = points["isocline tsit5"][TOLERANCES.index(REFERENCE)]
-            print(f"\n{problem.name}, batch {args.batch}")
-            table(
-                "| solver | worst error | evaluations per sample | ms | time / ours |",
-                at_no_worse_error(points, reference),
-            )
-            if args.figures is not None:
-                name = problem.name.split(" μ")[0].split(" e ")[0].lower().replace("–", "-").replace(" ", "-")
-                draw(problem, points, args.figures / f"work-precision-{name}.png")
-        print("\n## Evaluations of samples over what each needs alone (lock step: what a batch that stays whole makes)")
-        table("| problem | ours | lock step |", (compaction(problem, REFERENCE) for problem in batches))
-        print("\n## Order 8 against SciPy's DOP853, rtol = atol = 1e-8, one sample")
-        table("| problem | evaluations | DOP853 | error | error, DOP853 |", high_order(1e-8))
+        for part in args.parts:
+            PARTS[part](args, step)
 
 
 if __name__ == "__main__":
