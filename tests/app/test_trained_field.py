@@ -179,7 +179,7 @@ def test_euler_on_the_samplers_grid_is_ddim_of_a_conditional_diffusion(root: Pat
     assert found.start == pytest.approx(float(positions[0]))
     assert torch.equal(found.condition(3, 0), cond)  # type: ignore[arg-type]
     ends = on_grid(found, start, positions, cond)[-1]
-    assert (ends - wanted).norm() < 2e-6 * wanted.norm()  # float32; the untrained flow grows to hundreds
+    assert (ends - wanted).norm() < 1e-6 * wanted.norm()  # float32; the untrained flow grows to hundreds
     assert not torch.allclose(on_grid(found, start, positions)[-1], wanted, atol=1e-4)
 
 
