@@ -28,11 +28,7 @@ test: $(ENV)  ## run all tests
 
 studies: $(ENV)  ## samplers, depth, stability, dynamics, optimisers in full, and the report: about 1 h 50 min on two cores (params.yaml is composed anew)
 	@$(RUN) isocline compose experiment=studies $(ARGS)
-	@$(RUN) isocline repro study-solvers
-	@$(RUN) isocline repro study-depth
-	@$(RUN) isocline repro study-stability
-	@$(RUN) isocline repro study-optimisation
-	@$(RUN) isocline repro analyse
+	@$(RUN) isocline repro study-solvers study-depth study-stability study-optimisation analyse
 	@$(RUN) isocline report
 
 distill: $(ENV)  ## all image students with larger budgets, and the report (params.yaml is composed anew)

@@ -86,7 +86,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     call(where, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "add", "-A")
     call(where, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "copy")
     call(where, "isocline", "compose", *smoke())
-    first = call(where, "isocline", "repro")
+    first = call(where, "isocline", "repro", "--jobs", "1")
     assert {"train@flow", "distill@sdtt", "evaluate-images@consistency", "report"} <= ran(first), first[-3000:]
     assert {name.partition("@")[0] for name in ran(first)} == set(
         yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -152,8 +152,10 @@ def test_killing_the_pipeline_in_training_costs_nothing(project: Path) -> None:
     assert digests(project) == before
 
 
-def test_forcing_everything_gives_the_same_bytes(project: Path) -> None:
+def test_forcing_everything_gives_the_same_bytes_side_by_side_too(project: Path) -> None:
     before = digests(project)
-    output = call(project, "isocline", "repro", "-f")
+    (project / "dvc.lock").unlink()  # its stages come in the same order again
+    output = call(project, "isocline", "repro", "-f", "--jobs", "2")
+    assert "up to 2 stages side by side" in output
     assert "train@flow" in ran(output)
     assert digests(project) == before

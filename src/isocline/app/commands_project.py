@@ -39,11 +39,17 @@ def compose(
     print("params.yaml written; `isocline repro` runs what changed" if changed else "params.yaml is already that")
 
 
-def repro(context: typer.Context) -> int:
+def repro(
+    context: typer.Context,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", "-j", help="stages side by side; default: as cores and memory allow"),
+    ] = None,
+) -> int:
     """Run the pipeline (arguments go to dvc repro): only what depends on a change is redone."""
     from isocline.app.repro import run_pipeline
 
-    return int(run_pipeline(context.args) or 0)
+    return int(run_pipeline(context.args, jobs) or 0)
 
 
 def gate(

@@ -22,6 +22,8 @@ from typing import Any
 
 import yaml
 
+from isocline.app.jobs import usable_cores
+
 __all__ = ["Finding", "examine", "port_is_free", "safetensors_problem"]
 
 _MARKS = {"ok": "ok   ", "warning": "WARN ", "error": "ERROR"}
@@ -93,7 +95,7 @@ def _versions(root: Path) -> Iterator[Finding]:
 
 
 def _threads(root: Path) -> Iterator[Finding]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     load = os.getloadavg()[0]
     yield Finding("ok", "cores", f"{cores} usable, load {load:.1f}")
     wanted = os.environ.get("ISOCLINE_THREADS") or _parameters(root).get("threads", 2)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from isocline.app.declaration import Declaration, declarations, load_params
+from isocline.app.jobs import JOBS_VARIABLE, job_count
 from isocline.app.stage_entry import thread_count, thread_environment
 from isocline.tracking.pipeline_run import PipelineRun, StageRecord
 from isocline.tracking.provenance import flatten
@@ -134,28 +135,33 @@ def _run_dvc(argv: list[str], environment: Mapping[str, str], seen: _Seen) -> in
             continue
 
 
-def run_pipeline(argv: list[str]) -> int:
+def run_pipeline(argv: list[str], jobs: int | None = None) -> int:
     """Bring the pipeline up to date, tracked.
 
     Args:
         argv: arguments of ``dvc repro``.
+        jobs: how many stages run side by side at most; None for what the machine has room for.
 
     Returns:
         DVC's exit code.
 
     Raises:
         FileNotFoundError: if params.yaml or dvc.yaml is missing.
-        ValueError: if one of them, or ``MLFLOW_TRACKING_URI``, is wrong.
+        ValueError: if one of them, ``jobs`` or ``MLFLOW_TRACKING_URI`` is wrong.
     """
     params = load_params()
     declared = declarations(params=params)
     sender, seen = Sender(), _Seen()
     threads = thread_count(params)
+    jobs = job_count(params, threads, jobs)
+    if jobs > 1:
+        print(f"up to {jobs} stages side by side, threads each: {threads}", flush=True)
     name = " ".join(["isocline repro", *argv])
-    with PipelineRun(name, {"isocline.profile": str(_profile(params))}) as run:
+    with PipelineRun(name, {"isocline.profile": str(_profile(params)), "isocline.jobs": str(jobs)}) as run:
         sender.start(interval=5.0)
         with stage_server(threads) as address:
-            code = _run_dvc(argv, {PARENT_VARIABLE: run.relative, SERVER_VARIABLE: address}, seen)
+            environment = {PARENT_VARIABLE: run.relative, SERVER_VARIABLE: address, JOBS_VARIABLE: str(jobs)}
+            code = _run_dvc(argv, environment, seen)
         records = read_lock(declared)
         run.collect()
         run.record_lock(records)
