@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from isocline.app.dvc_lock import HEAD, LOCK, arrange, locked_names
 from isocline.app.jobs import JOBS_VARIABLE, job_count
-from isocline.app.parallel_stages import Schedule
+from isocline.app.parallel_stages import Schedule, expected
 
 Graph = dict[int, set[int]]
 
@@ -52,6 +52,12 @@ def test_the_longest_way_to_the_end_starts_first() -> None:
     assert Schedule(list(needs), needs).take() == "first"
     assert Schedule(list(needs), needs, {"short": 5.0}).take() == "short"
     assert Schedule(["a", "b"], {}).take() == "a", "of equals the earlier one"
+
+
+def test_a_stage_that_never_ran_is_expected_to_take_as_long_as_its_kind() -> None:
+    known = {"train@a": 10.0, "train@b": 20.0, "report": 3.0}
+    assert expected(known, ["train@b", "train@c", "report", "other"]) == [20.0, 15.0, 3.0, 11.0]
+    assert expected({}, ["a", "b"]) == [1.0, 1.0]
 
 
 def test_what_is_not_planned_counts_as_done_and_what_is_skipped_never_comes() -> None:

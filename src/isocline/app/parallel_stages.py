@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, S
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import IO, Any, Generic, TypeVar
 
 from dvc.repo import reproduce as dvc_reproduce
@@ -23,7 +24,7 @@ from dvc.stage.exceptions import StageCmdFailedError
 
 from isocline.app.dvc_lock import LOCK, arrange, locked_names
 
-__all__ = ["Schedule", "SideBySide"]
+__all__ = ["Schedule", "SideBySide", "expected"]
 
 Node = TypeVar("Node", bound=Hashable)
 
@@ -177,9 +178,16 @@ class SideBySide:
             with self._turn:
                 return self._one_after_another(stages, graph=graph, **more, **kwargs)
         needs = {stage: list(graph.successors(stage)) for stage in stages}  # DVC's edges lead to inputs
-        seconds = {stage: self._seconds[name] for stage in stages if (name := _name(stage)) in self._seconds}
+        seconds = expected(self._seconds, [_name(stage) for stage in stages])
         forced = dict.fromkeys(stages, force)
-        state = _Round(stages, graph, on_error, force_downstream, forced, Schedule(stages, needs, seconds))
+        state = _Round(
+            stages,
+            graph,
+            on_error,
+            force_downstream,
+            forced,
+            Schedule(stages, needs, dict(zip(stages, seconds, strict=True))),
+        )
         repo = stages[0].repo
 
         def work(stage: Any) -> Any:
@@ -243,6 +251,24 @@ class SideBySide:
             self._turn.acquire()
         if code != 0:
             raise StageCmdFailedError(command, code)
+
+
+def expected(known: Mapping[str, float], names: Sequence[str]) -> list[float]:
+    """How long stages will take: as before, else as others of their kind (``train`` of ``train@flow``) on average.
+
+    Returns:
+        Seconds; the average of all known ones for a new kind, 1 for all if none is known.
+    """
+    kinds: dict[str, list[float]] = {}
+    for name, seconds in known.items():
+        kinds.setdefault(name.partition("@")[0], []).append(seconds)
+    average = fmean(known.values()) if known else 1.0
+
+    def guess(name: str) -> float:
+        others = kinds.get(name.partition("@")[0])
+        return known[name] if name in known else fmean(others) if others else average
+
+    return [guess(name) for name in names]
 
 
 def _name(stage: Any) -> str:
