@@ -17,6 +17,8 @@ from typing import Any
 
 from dvc.utils.serialize import dumps_yaml, loads_yaml, modify_yaml
 
+from isocline.tracking.spool import write_atomically
+
 __all__ = ["HEAD", "LOCK", "LockedStages", "arrange", "locked_names", "modify_lock", "split_lock"]
 
 LOCK = "dvc.lock"
@@ -106,11 +108,8 @@ def arrange(path: Path, before: Collection[str], plan: Sequence[str]) -> None:
     blocks = split_lock(path.read_text("utf-8")) if path.exists() else None
     if not blocks:
         return
-    place = {name: number for number, name in enumerate(plan)}
-    old, known = [name for name in blocks if name in before], set(before)
+    place, known = {name: number for number, name in enumerate(plan)}, set(before)
+    old = [name for name in blocks if name in known]
     new = sorted((name for name in blocks if name not in known), key=lambda name: place.get(name, len(place)))
-    text = HEAD + "".join(blocks[name] for name in [*old, *new])
     if list(blocks) != [*old, *new]:
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(text, "utf-8")
-        temporary.replace(path)
+        write_atomically(path, HEAD + "".join(blocks[name] for name in [*old, *new]))

@@ -12,7 +12,6 @@ import json
 import os
 import pickle
 import sys
-from pathlib import Path
 from typing import Any
 
 from dvc import dvcfile
@@ -20,10 +19,9 @@ from dvc.utils.serialize import _yaml, parse_yaml
 
 from isocline.app.dvc_lock import modify_lock
 from isocline.app.jobs import JOBS_VARIABLE
+from isocline.tracking.spool import RUNS
 
 __all__ = ["main", "parse_once"]
-
-TIMINGS = Path(".runs/timings")
 
 
 def parse_once(text: str, path: str, typ: str = "safe") -> Any:
@@ -66,7 +64,7 @@ def _side_by_side(jobs: int) -> contextlib.AbstractContextManager[None]:
 def _seconds() -> dict[str, float]:
     """How long each stage took when it last ran here."""
     found = {}
-    for path in TIMINGS.glob("*.json"):
+    for path in (RUNS / "timings").glob("*.json"):
         with contextlib.suppress(ValueError, KeyError, TypeError, OSError):
             found[path.stem] = float(json.loads(path.read_text())["seconds"])
     return found
