@@ -31,10 +31,9 @@ def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
     model = load_model(Path("data/models") / item, device=device)
     train, test = (load_tensors(Path(f"data/images/{split}.safetensors"))["images"] for split in ("train", "test"))
     run.dataset_file("data/images/test.safetensors", context="test")
-    grid = GivenGrid(read_grids(item))
     statistics = ModelStatistics.from_tensors(load_tensors(Path(f"data/statistics/{item}/statistics.safetensors")))
     third = with_statistics(build(params["plugins"]["statistics"]["sampler"]), statistics)
-    more = {f"{name}_optimised": settings.samplers[name].on(grid) for name in settings.on_optimised}
+    more = {f"{name}_optimised": settings.samplers[name].on(grid) for name, grid in _grids(settings, item).items()}
     denoiser = wrapped(Denoiser(model.network, model.process), settings.wrap, item)
     began = time.perf_counter()
     found = study_solvers(
@@ -75,3 +74,16 @@ def _document(found: SolverStudy, settings: SolverStudySettings, optimised: list
             "made": [*optimised, "dpm_v3", "amed"],
         },
     }
+
+
+def _grids(settings: SolverStudySettings, item: str) -> dict[str, GivenGrid]:
+    """The optimised grid that each sampler is run on too."""
+    made, found = read_grids(item), {}
+    for name, owner in settings.on_optimised.items():
+        if owner not in made:
+            raise ValueError(
+                f"evaluation.solvers.on_optimised.{name}={owner}: no grid was optimised for it, only for "
+                f"{', '.join(made)}; add it to plugins.grid.samplers"
+            )
+        found[name] = made[owner].grid()
+    return found

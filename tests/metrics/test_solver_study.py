@@ -63,7 +63,7 @@ def test_the_excess_is_that_of_the_distances_and_paired(study) -> None:
     assert found.points[found.best(4, ["euler", "given"])][4].frechet.estimate.mean == least
 
 
-@pytest.mark.parametrize("change", [{"on_optimised": ["dpm"]}, {"groups": 1}, {"nfe": []}])
+@pytest.mark.parametrize("change", [{"on_optimised": {"dpm": "dpm"}}, {"groups": 1}, {"nfe": []}])
 def test_settings_that_cannot_be_are_refused(change) -> None:
     with pytest.raises(ValueError, match=r"evaluation\.solvers"):
         SolverStudySettings({"euler": sampler()}, sampler(), **change)

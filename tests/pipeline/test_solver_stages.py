@@ -50,14 +50,16 @@ def test_a_grid_is_found_a_predictor_trained_and_the_samplers_compared(tmp_path:
         runs["optimise_grid"].tags == runs["amed"].tags == runs["model_statistics"].tags == {"isocline.teacher": "flow"}
     )
 
-    times = json.loads(Path("data/grids/flow/grid.json").read_text())["times"]
-    assert [len(grid) for grid in times.values()] == [5]
-    errors = json.loads(Path("metrics/grid-flow.json").read_text())["grid_error"]["5"]
-    assert errors["optimised"] <= min(errors.values())
-    assert "turns.5.positions" in load_file("data/amed/flow/weights.safetensors")
+    grids = json.loads(Path("data/grids/flow/grid.json").read_text())
+    steps = {name: [len(grid["times"]) for grid in made["budgets"].values()] for name, made in grids.items()}
+    assert steps == {"adams_bashforth": [5], "dpm_solver_2": [3]}
+    errors = json.loads(Path("metrics/grid-flow.json").read_text())["grid_error"]
+    assert all(found["5"]["optimised"] <= min(found["5"].values()) for found in errors.values())
+    nearest = min(errors, key=lambda name: errors[name]["5"]["optimised"])
+    assert bool(load_file("data/amed/flow/weights.safetensors")["turns.5.midpoint"]) == (nearest == "dpm_solver_2")
 
     document = json.loads(Path("metrics/solvers-flow.json").read_text())
-    made = {"ddim_optimised", "adams_bashforth_optimised", "dpm_v3", "amed"}
+    made = {"ddim_optimised", "adams_bashforth_optimised", "dpm_solver_2_optimised", "dpm_v3", "amed"}
     assert set(document["frechet"]) == set(document["rmse"]) == set(params["evaluation"]["solvers"]["samplers"]) | made
     assert document["best"]["5"]["free"] not in made
     readings = dict(flatten(document, "solvers-flow"))
@@ -66,3 +68,17 @@ def test_a_grid_is_found_a_predictor_trained_and_the_samplers_compared(tmp_path:
     header, row = Path("plots/solvers-flow.csv").read_text().splitlines()
     assert header.startswith("nfe,best,best_sd,")
     assert float(row.split(",")[1]) == pytest.approx(min(c["5"]["mean"] for c in document["frechet"].values()))
+
+
+def test_what_no_grid_was_made_for_is_named(tmp_path: Path, monkeypatch) -> None:
+    more = ["plugins.amed.nfe=[5,6]", "evaluation.solvers.on_optimised={ddim:deis}"]
+    params = compose([*SMALL, *more], ROOT).config
+    monkeypatch.chdir(tmp_path)
+    prepare_images(params["models"]["flow"])
+    for name in ("optimise_grid", "model_statistics"):
+        (tmp_path / name).mkdir()
+        stage(name)(Run(tmp_path / name), params, "flow")
+    with pytest.raises(ValueError, match=r"AMED at 6 .* add 6 to plugins\.grid\.nfe"):
+        stage("amed")(Run(tmp_path), params, "flow")
+    with pytest.raises(ValueError, match=r"on_optimised\.ddim=deis: no grid .* adams_bashforth, dpm_solver_2; add"):
+        stage("study_solvers")(Run(tmp_path), params, "flow")

@@ -15,10 +15,13 @@ from isocline.processes.gaussian import GaussianProcess
 from isocline.processes.mixture import GaussianMixture
 from isocline.processes.prediction import NoisePrediction
 from isocline.processes.schedule import VPLinearSchedule
-from isocline.samplers.amed import AMEDPredictor, AMEDSampler
+from isocline.samplers.amed import AMEDPredictor, AMEDSampler, TurningPlan
 from isocline.samplers.amed_distillation import AMEDDistillation, AMEDLawMatching
+from isocline.samplers.base import AbstractSampler
 from isocline.samplers.continuous import ContinuousSampler
+from isocline.samplers.exponential import ExponentialSampler
 from isocline.samplers.grid import UniformTimeGrid
+from isocline.samplers.singlestep import dpm_solver, dpm_solver_plus_plus
 from isocline.samplers.variable import LinearPathVariable
 from isocline.solvers.explicit import RK4, Euler
 from isocline.solvers.multistep import AdamsBashforth
@@ -30,6 +33,7 @@ MIXTURE = GaussianMixture(
 VP = GaussianProcess(VPLinearSchedule(), NoisePrediction())
 PATH, GRID = LinearPathVariable(), UniformTimeGrid()
 ADAMS = ContinuousSampler(AdamsBashforth(2, Euler()), GRID, PATH)
+DPM_2 = ExponentialSampler(dpm_solver(2), GRID)
 
 
 def denoiser() -> Denoiser:
@@ -40,9 +44,10 @@ def noise(n: int, seed: int) -> torch.Tensor:
     return torch.randn(n, 2, generator=torch.Generator().manual_seed(seed), dtype=D)
 
 
-def untrained(*budgets: int) -> AMEDPredictor:
+def untrained(*budgets: int, start: AbstractSampler = ADAMS) -> AMEDPredictor:
     torch.manual_seed(0)
-    return AMEDPredictor({nfe: GRID(VP, PATH, nfe).tolist() for nfe in budgets}, (2,), width=16)
+    plans = {nfe: TurningPlan.of(start, VP, nfe) for nfe in budgets}
+    return AMEDPredictor({nfe: plan for nfe, plan in plans.items() if plan is not None}, (2,), width=16)
 
 
 def pairs(n: int, seed: int) -> Batch:
@@ -50,17 +55,49 @@ def pairs(n: int, seed: int) -> Batch:
     return Batch(ContinuousSampler(RK4(), GRID, PATH).sample(denoiser(), x1, 400).final, x1=x1)
 
 
-@pytest.mark.parametrize("nfe", [1, 2, 5, 6])
-def test_untrained_it_is_adams_bashforth_on_the_grid_that_it_was_given(nfe: int) -> None:
+@pytest.mark.parametrize(
+    ("start", "nfe"), [(ADAMS, 1), (ADAMS, 2), (ADAMS, 5), (ADAMS, 6), (DPM_2, 1), (DPM_2, 3), (DPM_2, 5), (DPM_2, 9)]
+)
+def test_untrained_it_is_the_sampler_that_it_starts_from(start: AbstractSampler, nfe: int) -> None:
     x1 = noise(16, 0)
     with torch.no_grad():
-        found = AMEDSampler(untrained(nfe)).sample(denoiser(), x1, nfe)
-    assert found.final == pytest.approx(ADAMS.sample(denoiser(), x1, nfe).final, abs=1e-9)
+        found = AMEDSampler(untrained(nfe, start=start)).sample(denoiser(), x1, nfe)
+    assert found.final == pytest.approx(start.sample(denoiser(), x1, nfe).final, abs=1e-9)
     assert found.stats.nfe.tolist() == [nfe] * 16
 
 
-def test_training_brings_the_ends_closer_than_every_usual_sampler_for_new_noise() -> None:
-    predictor = untrained(5)
+@pytest.mark.parametrize("nfe", [2, 5, 8, 9])
+def test_a_plan_has_the_positions_at_which_the_sampler_asks_the_network(nfe: int) -> None:
+    asked = []
+    own, network = denoiser(), MIXTURE.network(VP)
+
+    class Watched(torch.nn.Module):
+        def forward(self, t, x, cond=None):
+            asked.append(float(torch.as_tensor(t).flatten()[0]))
+            return network(t, x, cond)
+
+    DPM_2.sample(Denoiser(Watched(), VP), noise(1, 0), nfe)
+    plan = TurningPlan.of(DPM_2, VP, nfe)
+    assert plan is not None
+    assert PATH.time(own.process, torch.tensor(plan.positions[:-1])) == pytest.approx(torch.tensor(asked), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ContinuousSampler(AdamsBashforth(3), GRID, PATH),
+        ContinuousSampler(Euler(), GRID, PATH),
+        ExponentialSampler(dpm_solver(3), GRID),
+        ExponentialSampler(dpm_solver_plus_plus(2), GRID),
+    ],
+)
+def test_other_samplers_are_no_start(other: AbstractSampler) -> None:
+    assert TurningPlan.of(other, VP, 5) is None
+
+
+@pytest.mark.parametrize("start", [ADAMS, DPM_2], ids=["multistep", "midpoint"])
+def test_training_brings_the_ends_closer_than_every_usual_sampler_for_new_noise(start: AbstractSampler) -> None:
+    predictor = untrained(5, start=start)
     objective = AMEDDistillation(VP, MIXTURE.network(VP))
     optimizer = torch.optim.Adam(predictor.parameters(), lr=0.02)
     batch = pairs(256, 1)
@@ -76,7 +113,7 @@ def test_training_brings_the_ends_closer_than_every_usual_sampler_for_new_noise(
         return float((ends - held_out.x0).square().mean(1).sqrt().mean())
 
     euler = ContinuousSampler(Euler(), GRID, PATH)
-    assert error(AMEDSampler(predictor)) < 0.75 * min(error(ADAMS), error(euler))
+    assert error(AMEDSampler(predictor)) < 0.75 * min(error(ADAMS), error(DPM_2), error(euler))
 
 
 def test_the_gradient_reaches_the_intermediate_time_through_the_network() -> None:
@@ -96,8 +133,9 @@ def test_each_image_has_its_own_turns_whatever_the_batch() -> None:
     assert whole == pytest.approx(alone, abs=1e-6)
 
 
-def test_a_saved_predictor_samples_alike(tmp_path: Path) -> None:
-    predictor, x1 = untrained(3, 10), noise(4, 5)
+@pytest.mark.parametrize("start", [ADAMS, DPM_2], ids=["multistep", "midpoint"])
+def test_a_saved_predictor_samples_alike(tmp_path: Path, start: AbstractSampler) -> None:
+    predictor, x1 = untrained(3, 10, start=start), noise(4, 5)
     save_file(predictor.state_dict(), tmp_path / "weights.safetensors")
     with torch.no_grad():
         again = AMEDSampler(str(tmp_path / "weights.safetensors")).sample(denoiser(), x1, 10).final

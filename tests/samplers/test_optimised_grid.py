@@ -13,6 +13,7 @@ from isocline.processes.mixture import GaussianMixture
 from isocline.processes.prediction import NoisePrediction, VelocityPrediction
 from isocline.processes.schedule import LinearSchedule, VPLinearSchedule
 from isocline.samplers.continuous import ContinuousSampler
+from isocline.samplers.exponential import ExponentialSampler
 from isocline.samplers.grid import GivenGrid, PowerGrid, UniformLogRatioGrid, UniformTimeGrid
 from isocline.samplers.optimised_grid import (
     GridSearch,
@@ -22,6 +23,7 @@ from isocline.samplers.optimised_grid import (
     refine_grid,
     shortest_path,
 )
+from isocline.samplers.singlestep import dpm_solver
 from isocline.samplers.variable import LinearPathVariable
 from isocline.solvers.explicit import RK4, Euler
 from isocline.solvers.multistep import AdamsBashforth
@@ -74,20 +76,28 @@ def test_local_errors_are_those_of_euler_steps_along_the_trajectory() -> None:
 
 
 @pytest.mark.parametrize("process", [VP, LINEAR], ids=["vp", "linear"])
-@pytest.mark.parametrize("stepper", [Euler(), AdamsBashforth(2, Euler())], ids=["ddim", "adams_bashforth"])
-def test_the_grid_is_better_than_uniform_and_power_grids_for_new_noise(process, stepper) -> None:
+@pytest.mark.parametrize(
+    ("sampler", "budgets"),
+    [
+        (ContinuousSampler(Euler(), UniformTimeGrid(), PATH), {4: 4, 8: 8}),
+        (ContinuousSampler(AdamsBashforth(2, Euler()), UniformTimeGrid(), PATH), {4: 4, 8: 8}),
+        (ExponentialSampler(dpm_solver(2), UniformTimeGrid()), {7: 4, 15: 8}),
+    ],
+    ids=["ddim", "adams_bashforth", "dpm_solver_2"],
+)
+def test_the_grid_is_better_than_uniform_and_power_grids_for_new_noise(process, sampler, budgets) -> None:
     denoiser = Denoiser(MIXTURE.network(process), process)
-    sampler = ContinuousSampler(stepper, UniformTimeGrid(), PATH)
     x1, held_out = noise(128, 1), noise(512, 2)
     ends = truth(denoiser, held_out)
-    for n, grid in optimise_grid(denoiser, sampler, x1, truth(denoiser, x1), {4: 4, 8: 8}).items():
+    for nfe, grid in optimise_grid(denoiser, sampler, x1, truth(denoiser, x1), list(budgets)).items():
         assert grid.error <= min(grid.errors.values())
+        assert len(grid.times) == budgets[nfe]
 
-        def error(given, n: int = n) -> float:
-            return float(distance(sampler.on(given).sample(denoiser, held_out, n).final, ends))
+        def error(given, nfe: int = nfe) -> float:
+            return float(distance(sampler.on(given).sample(denoiser, held_out, nfe).final, ends))
 
         usual = [error(other) for other in (UniformTimeGrid(), UniformLogRatioGrid(), PowerGrid())]
-        assert error(GivenGrid({n: grid.times})) < 0.95 * min(usual)
+        assert error(GivenGrid({len(grid.times): grid.times})) < 0.95 * min(usual)
 
 
 def test_refining_finds_the_grid_that_made_the_target() -> None:

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from isocline.app.artifacts import LoadedModel, build, device_of, load_model
+from isocline.datasets.storage import write_json
 from isocline.processes.denoiser import AbstractDenoiser, Denoiser
 from isocline.randomness import sample_noise
+from isocline.samplers.grid import GivenGrid
 
-__all__ = ["FlowEnds", "flow_ends", "read_grids", "wrapped"]
+__all__ = ["FlowEnds", "MadeGrid", "SamplerGrids", "flow_ends", "read_grids", "wrapped", "write_grids"]
 
 Wrap = Callable[[AbstractDenoiser], AbstractDenoiser]
 
@@ -77,13 +79,65 @@ def wrapped(denoiser: AbstractDenoiser, wraps: Mapping[str, Wrap], name: str) ->
     return wraps[name](denoiser) if name in wraps else denoiser
 
 
-def read_grids(name: str) -> dict[int, list[float]]:
-    """Read the optimised times of a model by number of steps.
+class MadeGrid(NamedTuple):
+    """A grid that was optimised for a sampler and a budget.
+
+    Attributes:
+        times: at which steps begin.
+        error: distance of the sampler's ends from the flow's on it.
+    """
+
+    times: list[float]
+    error: float
+
+
+class SamplerGrids(NamedTuple):
+    """The optimised grids of one sampler.
+
+    Attributes:
+        sampler: its configuration.
+        budgets: grids by budget (NFE).
+    """
+
+    sampler: Mapping[str, Any]
+    budgets: Mapping[int, MadeGrid]
+
+    def grid(self) -> GivenGrid:
+        """All of them as one, which finds each by its number of steps.
+
+        Raises:
+            ValueError: if two budgets make as many steps.
+        """
+        times = {len(made.times): made.times for made in self.budgets.values()}
+        if len(times) < len(self.budgets):
+            steps = ", ".join(f"{nfe} makes {len(made.times)}" for nfe, made in self.budgets.items())
+            raise ValueError(f"plugins.grid.nfe: two budgets make as many steps ({steps}); keep one of them")
+        return GivenGrid(times)
+
+
+def write_grids(name: str, grids: Mapping[str, SamplerGrids]) -> None:
+    """Write what `read_grids` reads, by sampler."""
+    document = {
+        sampler: {"sampler": made.sampler, "budgets": {str(nfe): grid._asdict() for nfe, grid in made.budgets.items()}}
+        for sampler, made in grids.items()
+    }
+    write_json(_grid_file(name), document)
+
+
+def read_grids(name: str) -> dict[str, SamplerGrids]:
+    """Read the optimised grids of a model, by sampler.
 
     Raises:
         FileNotFoundError: if the stage `optimise-grid` has not run.
     """
-    path = Path("data/grids") / name / "grid.json"
+    path = _grid_file(name)
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing; run `dvc repro optimise-grid@{name}` to make it")
-    return {int(n): times for n, times in json.loads(path.read_text())["times"].items()}
+    return {
+        sampler: SamplerGrids(made["sampler"], {int(nfe): MadeGrid(**grid) for nfe, grid in made["budgets"].items()})
+        for sampler, made in json.loads(path.read_text()).items()
+    }
+
+
+def _grid_file(name: str) -> Path:
+    return Path("data/grids") / name / "grid.json"

@@ -31,7 +31,8 @@ class SolverStudySettings:
 
     Attributes:
         samplers: by name, each on its own grid.
-        on_optimised: which of them are run on the model's optimised grid too, where one was made for the budget.
+        on_optimised: which of them are run on an optimised grid of the model too, where one was made for the budget,
+            and whose: the name of the sampler that it was made for.
         reference: an accurate sampler of the flow; its ends are what the distances are measured from.
         nfe: budgets.
         reference_nfe: budget of the reference.
@@ -46,7 +47,7 @@ class SolverStudySettings:
 
     samplers: Mapping[str, AbstractSampler]
     reference: AbstractSampler
-    on_optimised: Sequence[str] = ()
+    on_optimised: Mapping[str, str] = field(default_factory=dict)
     nfe: Sequence[int] = (3, 5, 8, 10, 15, 20, 32)
     reference_nfe: int = 64
     samples: int = 320

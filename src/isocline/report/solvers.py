@@ -42,7 +42,7 @@ def _curves(document: Mapping[str, Any], metric: str) -> Curves:
 
 
 def _shown(name: str) -> str:
-    return name.replace("_optimised", " on its grid").replace("_", " ")
+    return name.replace("_optimised", ", optimised grid").replace("_", " ")
 
 
 def _made(document: Mapping[str, Any]) -> Sequence[str]:

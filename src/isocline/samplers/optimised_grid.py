@@ -212,7 +212,7 @@ def optimise_grid(
     sampler: AbstractSampler,
     noise: Tensor,
     target: Tensor,
-    steps: Mapping[int, int],
+    budgets: Sequence[int],
     search: GridSearch | None = None,
     cond: Any = None,
 ) -> dict[int, OptimisedGrid]:
@@ -223,19 +223,24 @@ def optimise_grid(
         sampler: a deterministic sampler with a grid.
         noise: unit-variance noise ``(B, *event)``.
         target: the flow's ends for that noise, from a far more accurate solution.
-        steps: number of steps to the budget (NFE) that makes the sampler take as many.
+        budgets: network forwards a sample (NFE); a method of several stages takes fewer steps.
         search: how.
         cond: handed to the network.
 
     Returns:
-        A grid for each number of steps.
+        A grid for each budget.
+
+    Raises:
+        TypeError: if the sampler has no grid.
+        ValueError: if a budget does not pay for a step.
     """
     search = GridSearch() if search is None else search
     process = denoiser.process
     fine = _fine(process, search.points)
-    paths = shortest_path(local_errors(denoiser, fine, noise, cond), list(steps))
+    steps = {nfe: _steps(denoiser, sampler, noise, nfe, cond) for nfe in budgets}
+    paths = shortest_path(local_errors(denoiser, fine, noise, cond), list(steps.values()))
     found = {}
-    for n, nfe in steps.items():
+    for nfe, n in steps.items():
 
         def ends(positions: Tensor, n: int = n, nfe: int = nfe) -> Tensor:
             given = GivenGrid({n: _VARIABLE.time(process, positions[:n]).tolist()})
@@ -248,8 +253,25 @@ def optimise_grid(
         starts["shortest_path"] = fine[paths[n]]
         errors = {name: error(positions) for name, positions in starts.items()}
         best = refine_grid(ends, target, starts[min(errors, key=lambda name: errors[name])], search.iterations)
-        found[n] = OptimisedGrid(tuple(_VARIABLE.time(process, best[:n]).tolist()), error(best), errors)
+        found[nfe] = OptimisedGrid(tuple(_VARIABLE.time(process, best[:n]).tolist()), error(best), errors)
     return found
+
+
+def _steps(denoiser: AbstractDenoiser, sampler: AbstractSampler, noise: Tensor, nfe: int, cond: Any) -> int:
+    """How many steps a sampler makes of a budget, which it alone knows: what it asks a grid for."""
+    asked = _Asked()
+    sampler.on(asked).sample(denoiser, noise, nfe, cond)
+    return asked.steps
+
+
+class _Asked(UniformTimeGrid):
+    """Remembers for how many steps it was asked."""
+
+    steps = 0
+
+    def _departures(self, process: GaussianProcess, variable: AbstractVariable, n: int, end: float) -> Tensor:
+        self.steps = n
+        return super()._departures(process, variable, n, end)
 
 
 def _fine(process: GaussianProcess, points: int) -> Tensor:

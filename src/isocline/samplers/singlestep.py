@@ -71,6 +71,22 @@ class ExponentialSinglestep(AbstractExponentialMethod):
         full, left = divmod(calls - 1, self.order)
         return (*[self.order] * full, *[left] * (left > 0), 1)
 
+    def nodes(self, positions: Sequence[float], orders: Sequence[int]) -> list[float]:
+        """Return the positions of all evaluations, in their order.
+
+        Args:
+            positions: of `LinearPathVariable`, one more than orders.
+            orders: of the steps.
+        """
+        found = []
+        for s0, s1, order in zip(positions, positions[1:], orders, strict=False):
+            if s0 < 1 and s1 > 0:
+                low, high = log_ratio_at(s0), log_ratio_at(s1)
+                found += [s0, *(position_at(low + c * (high - low)) for c in self.tableaus[order - 1].c[1:])]
+            else:
+                found += [s0 + c * (s1 - s0) for c in _CLASSICAL[order].tableau.c]
+        return found
+
     def stepper(self, positions: Sequence[float], orders: Sequence[int], generator: Streams | None) -> AbstractStepper:
         """See the base class."""
         return _SinglestepStepper(self, positions, orders)
