@@ -87,10 +87,11 @@ def write_curve(path: Path, curves: Curves) -> None:
     write_bytes(path, file.getvalue().encode())
 
 
-def write_table(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
-    """Write rows that have the same columns as CSV."""
+def write_table(path: Path, rows: Sequence[Mapping[str, float | str | None]]) -> None:
+    """Write rows that have the same columns as CSV: numbers by nine digits, text as it is, None as nothing."""
     file = io.StringIO()
     writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: f"{value:.9g}" for name, value in row.items()} for row in rows)
+    for row in rows:
+        writer.writerow({name: f"{value:.9g}" if isinstance(value, float) else value for name, value in row.items()})
     write_bytes(path, file.getvalue().encode())

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -14,11 +12,10 @@ import torch
 
 from isocline.app.artifacts import device_of, load_model, load_tensors
 from isocline.app.decoding import decoded
-from isocline.app.evaluation_stage import plain_document
+from isocline.app.evaluation_stage import plain_document, write_table
 from isocline.app.judges import load_image_judge
 from isocline.app.plugin_stage import wrapped
 from isocline.app.trained_field import trained_field
-from isocline.datasets.storage import write_bytes
 from isocline.dynamics.stability_region import StabilityRegion
 from isocline.dynamics.stability_report import StabilityReport, report_stability
 from isocline.dynamics.stability_settings import StabilitySettings
@@ -150,13 +147,13 @@ def study_stability(
 def write_stability(found: Stability, directory: Path) -> None:
     """Write the tables as CSV files."""
     for name, rows in found.tables().items():
-        _write(directory / f"{name}.csv", rows)
+        write_table(directory / f"{name}.csv", rows)
 
 
 def write_curve_along(report: StabilityReport, path: Path) -> None:
     """Write the plot's CSV: spectral radius and Lipschitz estimate over the field's time."""
     columns = ("t", "spectral_radius", "lipschitz")
-    _write(path, [{name: row[name] for name in columns} for row in _path(report)])
+    write_table(path, [{name: row[name] for name in columns} for row in _path(report)])
 
 
 def _level(error: float) -> str:
@@ -252,13 +249,3 @@ def _quality_rows(quality: Quality) -> Iterator[Row]:
                 "frechet": point.frechet.estimate.mean, "frechet_se": point.frechet.estimate.se,
                 "rmse": point.rmse.estimate.mean, "rmse_se": point.rmse.estimate.se,
             }  # fmt: skip
-
-
-def _write(path: Path, rows: Sequence[Row]) -> None:
-    """Write rows that have the same columns as CSV; blank where there is no value."""
-    file = io.StringIO()
-    writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({name: f"{value:.9g}" if isinstance(value, float) else value for name, value in row.items()})
-    write_bytes(path, file.getvalue().encode())

@@ -61,6 +61,11 @@ class PairedSamples:
             batch_size=self.batch_size, classes=self.classes, device=self.device,
         )  # fmt: skip
 
+    @staticmethod
+    def apart(images: Tensor, truth: Tensor) -> Tensor:
+        """Return the root mean square distance per pixel of each image from its truth, ``(N,)`` float64."""
+        return (images - truth).square().flatten(1).mean(1).sqrt().double()
+
     def frechet(self, images: Tensor) -> Jackknifed:
         """Return the judge Fréchet distance of float images ``(N, C, H, W)`` from the test split."""
         return self._jackknifed(self.reference.judge.features(to_uint8(images)).cpu())

@@ -163,7 +163,7 @@ def quality_over_nfe(
 
     def point(sampler: AbstractSampler, nfe: int, label: str) -> QualityPoint:
         drawn = images.draw(decode(sampler), nfe)
-        apart = (drawn.samples - truth).square().flatten(1).mean(1).sqrt().double()
+        apart = images.apart(drawn.samples, truth)
         rmse = delete_group_jackknife(lambda part: float(part.mean()), apart, settings.groups)
         spent = Estimate.from_values(drawn.evaluations.double().numpy())
         found = QualityPoint(spent, images.frechet(drawn.samples), rmse)

@@ -156,8 +156,8 @@ def study_solvers(
                 progress(f"{name} not at {nfe}: {refused}")
                 continue
             ends = drawn.samples
-            apart = (ends - truth).square().flatten(1).mean(1).sqrt()
-            found = Measured(images.frechet(ends), Estimate.from_values(apart.double().numpy()), drawn.nfe)
+            rmse = Estimate.from_values(images.apart(ends, truth).numpy())
+            found = Measured(images.frechet(ends), rmse, drawn.nfe)
             points.setdefault(name, {})[nfe] = found
             sheets.setdefault(nfe, []).append(to_uint8(ends[:8]))
             progress(f"{name} at {nfe}: Fréchet {found.frechet.estimate.mean:.3g}, RMSE {found.rmse.mean:.3g}")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from isocline.datasets.batch import Batch
+from isocline.energy_statistic import energy_statistic
 from isocline.objectives.base import Distiller, Loss
 from isocline.processes.denoiser import AbstractDenoiser, Denoiser
 from isocline.processes.gaussian import GaussianProcess
@@ -117,15 +118,4 @@ class AMEDLawMatching(AbstractAMEDObjective):
 
     def loss(self, ends: Tensor, batch: Batch) -> Tensor:
         """Return the energy distance."""
-        x, y = ends.flatten(1), batch.x0.flatten(1)
-        return (2 * _apart(x, y).mean() - _within(x) - _within(y)) / x.shape[1] ** 0.5
-
-
-def _apart(a: Tensor, b: Tensor) -> Tensor:
-    # Not by way of inner products, which lose the digits of small distances.
-    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
-
-
-def _within(points: Tensor) -> Tensor:
-    count = len(points)
-    return _apart(points, points).sum() / (count * (count - 1))
+        return energy_statistic(ends.flatten(1), batch.x0.flatten(1)) / ends[0].numel() ** 0.5
