@@ -186,6 +186,7 @@ class AbstractAdaptiveController(AbstractController):
 
 
 _SMALLEST = -0.5 * math.log(1e24)
+_REAL = (torch.float32, torch.float64)
 
 
 def root_mean_square(scaled: Tensor) -> Tensor:
@@ -206,6 +207,12 @@ def _stored_constant(value: float, dtype: torch.dtype, device: torch.device) -> 
     # A tensor made in inference mode could not be used outside of it.
     with torch.inference_mode(False):
         return torch.tensor(value, dtype=dtype, device=device)
+
+
+@functools.lru_cache(maxsize=16)
+def _ones(dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.ones(2, dtype=dtype, device=device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -283,25 +290,25 @@ class PIDController(AbstractAdaptiveController):
     ) -> InitialStep:
         """Step for which an explicit Euler step would be accurate: Hairer, Nørsett, Wanner I, section II.4."""
         span, y0 = t1 - t0, problem.start
-        bound = span.abs().clamp(max=self.dt_max)
+        bound = span.abs().clamp_(max=self.dt_max)
         if self.dt0 is not None:
-            return InitialStep(bound.clamp(max=self.dt0), 0)
+            return InitialStep(bound.clamp_(max=self.dt0), 0)
         nfe = 1 if slope is not None else 2
         slope = problem.evaluate(t0, y0) if slope is None else slope
         scale = self._scale(y0.abs())
         d0, d1 = self._norm(y0 / scale), self._norm(slope / scale)
-        h0 = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1)
-        h0 = torch.where(h0.isfinite(), h0, 1e-6).minimum(bound)
-        signed = h0 * span.sign()
-        trial = y0 + expand_like(signed, y0).to(y0.dtype) * slope
-        d2 = self._norm((problem.evaluate(t0 + signed, trial) - slope) / scale) / h0
+        h0 = torch.where(torch.minimum(d0, d1) < 1e-5, 1e-6, torch.mul(d0, 0.01).div_(d1))
+        h0 = h0.nan_to_num_(nan=1e-6, posinf=1e-6).minimum(bound)
+        signed = torch.copysign(h0, span)
+        trial = torch.addcmul(y0, expand_like(signed, y0).to(y0.dtype), slope)
+        d2 = self._norm((problem.evaluate(t0 + signed, trial) - slope).div_(scale)).div_(h0)
         worst = d1.maximum(d2)
         # exp(log) rather than pow: pow rounds differently in and out of a vector register, that is, by batch size.
-        root = torch.exp(torch.log(0.01 / worst) / (stepper.order + 1))
-        h1 = torch.where(worst <= 1e-15, (h0 * 1e-3).clamp(min=1e-6), root)
+        root = torch.log(0.01 / worst).div_(stepper.order + 1).exp_()
+        h1 = torch.where(worst <= 1e-15, (h0 * 1e-3).clamp_(min=1e-6), root)
         step = torch.minimum(100 * h0, h1)
-        step = torch.where(step.isfinite(), step, h0).minimum(bound)
-        return InitialStep(step.clamp(min=self.dt_min).minimum(bound), nfe)
+        step = torch.where(step < math.inf, step, h0).minimum(bound)
+        return InitialStep(step if self.dt_min == 0 else step.clamp_(min=self.dt_min).minimum(bound), nfe)
 
     def initial_memory(self, t0: Tensor) -> Tensor | None:
         """Logarithms of r at the two steps before, zero at the start, shape (B, 2); None where they do not count."""
@@ -313,15 +320,15 @@ class PIDController(AbstractAdaptiveController):
         self, error: Tensor, y0: Tensor, y1: Tensor, memory: Tensor | None, error_order: int | Tensor
     ) -> Decision:
         """Accept where the norm is at most one and the state finite."""
-        norm, unit = self._error_norm(error, y0, y1)
+        norm, unit, power = self._error_norm(error, y0, y1)
         accept, log_norm = norm <= unit, norm.log()
-        p, i, d, shift = self.pcoeff, self.icoeff, self.dcoeff, math.log(unit)
+        p, i, d, shift = self.pcoeff, self.icoeff, self.dcoeff, math.log(unit) / power
         if memory is None and isinstance(error_order, int):
             gain = i / error_order
             level = _constant(math.log(self.safety) + gain * shift, norm.dtype, norm.device)
-            exponent = torch.add(level, log_norm, alpha=-gain)
+            exponent = torch.add(level, log_norm, alpha=-gain / power)
         else:
-            log_r = shift - log_norm.clamp(min=shift + _SMALLEST)
+            log_r = shift - (log_norm / power).clamp(min=shift + _SMALLEST)
             exponent = (p + i + d) * log_r
             if memory is not None:
                 # What was measured before a rejection says nothing about the smaller step.
@@ -369,16 +376,20 @@ class PIDController(AbstractAdaptiveController):
         # 0 · inf: an infinite state is no small error.
         return torch.div(error, scale).add_(scale, alpha=0.0)
 
-    def _error_norm(self, error: Tensor, y0: Tensor, y1: Tensor) -> tuple[Tensor, float]:
-        """Norm of every sample's error, float64, shape (B,), and what it is at the tolerance."""
+    def _error_norm(self, error: Tensor, y0: Tensor, y1: Tensor) -> tuple[Tensor, float, int]:
+        """A power of the norm of every sample's error, float64, shape (B,); what it is at the tolerance; the power."""
         ratio = self._scaled(error, y0, y1)
         if self.norm is root_mean_square:
             flat = ratio if ratio.ndim == 2 else ratio.reshape(len(ratio), -1)
-            # Each row is summed in the same order whatever the batch.
-            norm = torch.linalg.vector_norm(flat, dim=1)
-            return norm if norm.dtype == torch.float64 else norm.double(), math.sqrt(flat.shape[1] or 1)
+            if flat.shape[1] == 2 and flat.dtype in _REAL and not torch.compiler.is_compiling():
+                # A sum of two is the same in any order, so that a product may make it, in half the time or less.
+                norm, unit, power = torch.mv(flat.square(), _ones(flat.dtype, flat.device)), 2.0, 2
+            else:
+                # Each row is summed in the same order whatever the batch.
+                norm, unit, power = torch.linalg.vector_norm(flat, dim=1), math.sqrt(flat.shape[1] or 1), 1
+            return norm if norm.dtype == torch.float64 else norm.double(), unit, power
         finite = ratio.reshape(len(ratio), -1).isfinite().all(1)
-        return torch.where(finite, self.norm(ratio).double(), math.nan), 1.0
+        return torch.where(finite, self.norm(ratio).double(), math.nan), 1.0, 1
 
     def _joint_mean_square(self, error: Tensor, y0: Tensor, y1: Tensor) -> float:
         ratio = self._scaled(error, y0, y1)

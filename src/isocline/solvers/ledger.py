@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -9,14 +11,14 @@ from isocline.solvers.rows import select_rows
 from isocline.solvers.solution import Statistics
 from isocline.solvers.stepper import StepResult
 
-__all__ = ["RUNNING", "RoundHistory", "SampleCounts"]
+__all__ = ["RUNNING", "Departures", "RoundHistory", "SampleCounts"]
 
 RUNNING = -1
 """Status of a sample that is not done."""
 
 
 class SampleCounts:
-    """Per-sample bookkeeping of n samples, rows of one table, so that samples leave it and enter another in one go.
+    """Per-sample bookkeeping of n samples, the rows of one table, so that a sample leaves it in one go.
 
     Attributes:
         rows: places in the full batch.
@@ -29,16 +31,16 @@ class SampleCounts:
     """
 
     def __init__(self, table: Tensor, at_event: Tensor | None = None, level: Tensor | None = None) -> None:
-        """Name the rows of a table, int64, shape (7, n), which are written to."""
+        """Name the columns of a table, int64, shape (n, 7), which are written to."""
         self._table = table
-        self.rows, self.code, self.tried, self.accepted, *self.work = table.unbind(0)
+        self.rows, self.code, self.tried, self.accepted, *self.work = table.unbind(1)
         self.at_event, self.level = at_event, level
 
     @classmethod
     def start(cls, code: Tensor, nfe: int, level: Tensor | None) -> SampleCounts:
         """Of samples that have done nothing but ``nfe`` evaluations each."""
-        counts = cls(torch.zeros(7, len(code), dtype=torch.int64, device=code.device), None, level)
-        torch.arange(len(code), out=counts.rows)
+        counts = cls(torch.zeros(len(code), 7, dtype=torch.int64, device=code.device), None, level)
+        counts.rows.copy_(torch.arange(len(code), device=code.device))
         counts.code.copy_(code)
         counts.work[0].fill_(nfe)
         if level is not None:
@@ -47,20 +49,59 @@ class SampleCounts:
 
     def at(self, places: Tensor) -> SampleCounts:
         """Those of the samples at ``places``."""
-        return SampleCounts(self._table.index_select(1, places), *select_rows((self.at_event, self.level), places))
+        return SampleCounts(self._table.index_select(0, places), *select_rows((self.at_event, self.level), places))
 
     def add(self, past: Tensor) -> None:
         """Add what all samples did together, from `RoundHistory.until`."""
-        self._table[3:].add_(past)
+        self._table[:, 3:].add_(past)
 
-    def store(self, part: SampleCounts) -> None:
-        """Take over the rows of some samples, each at its place in the full batch."""
-        self._table.index_copy_(1, part.rows, part._table)
+    @classmethod
+    def joined(cls, parts: Sequence[SampleCounts]) -> SampleCounts:
+        """Those of several groups of samples, one after the other."""
+        table = torch.cat([part._table for part in parts])
+        events = [part.at_event for part in parts if part.at_event is not None]
+        return cls(table, torch.cat(events) if events else None)
+
+    def in_order(self) -> SampleCounts:
+        """All samples of the batch, each at its place."""
+        return SampleCounts(torch.empty_like(self._table).index_copy_(0, self.rows, self._table))
 
     def statistics(self) -> Statistics:
         """The counts as a solution has them."""
         nfe, jacobians, factorizations = self.work
         return Statistics(nfe, self.accepted, self.tried - self.accepted, jacobians, factorizations)
+
+
+class Departures:
+    """Samples that have left the batch: what they have done, when and where they stopped.
+
+    Attributes:
+        whole: whether all left at once, so that they are in the order of the batch.
+    """
+
+    def __init__(self) -> None:
+        """Nobody has left."""
+        self._counts: list[SampleCounts] = []
+        self._t: list[Tensor] = []
+        self._y: list[Tensor] = []
+        self.whole = False
+
+    def add(self, counts: SampleCounts, t: Tensor, y: Tensor) -> None:
+        """These samples leave."""
+        self._counts.append(counts)
+        self._t.append(t)
+        self._y.append(y)
+
+    def add_all(self, counts: SampleCounts, t: Tensor, y: Tensor) -> None:
+        """These are all that were left."""
+        self.whole = not self._counts
+        self.add(counts, t, y)
+
+    def gathered(self) -> tuple[SampleCounts, Tensor, Tensor]:
+        """Everybody, in the order of leaving."""
+        if len(self._counts) == 1:
+            return self._counts[0], self._t[0], self._y[0]
+        return SampleCounts.joined(self._counts), torch.cat(self._t), torch.cat(self._y)
 
 
 class RoundHistory:
@@ -84,6 +125,6 @@ class RoundHistory:
             rounds: shape (n,).
 
         Returns:
-            shape (4, n).
+            shape (n, 4).
         """
-        return torch.tensor([self.accepted, *self._work], device=rounds.device).index_select(1, rounds)
+        return torch.tensor([self.accepted, *self._work], device=rounds.device).t().index_select(0, rounds)

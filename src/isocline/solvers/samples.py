@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from isocline.solvers.compiled import BLOCK, CompiledStep
 from isocline.solvers.controller import AbstractAdaptiveController
 from isocline.solvers.event import Event, crosses, find_crossing
-from isocline.solvers.ledger import RUNNING, RoundHistory, SampleCounts
+from isocline.solvers.ledger import RUNNING, Departures, RoundHistory, SampleCounts
 from isocline.solvers.problem import AbstractProblem, Time
 from isocline.solvers.rows import merge_rows, select_rows
 from isocline.solvers.saving import SampleRecorder
@@ -23,6 +26,13 @@ _PATIENCE = BLOCK
 """Rounds between two looks for samples that are stuck at the smallest step."""
 _CROWDED = 0.8
 """Share of living samples at which the others are taken out."""
+
+
+class Finished(NamedTuple):
+    """What all samples have done and when they stopped, in the order of the batch."""
+
+    counts: SampleCounts
+    stopped: Tensor
 
 
 class _Loop:
@@ -46,7 +56,7 @@ class _Loop:
         t0, t1 = _per_sample(problem.t0, y0), _per_sample(problem.t1, y0)
         self.recorder = SampleRecorder(saveat, t0, t1, y0)
         self.saves_times = saveat.ts is not None
-        self.stopped = t0.clone()
+        self.size, self.departed = len(y0), Departures()
         self.stops, self.jumps = _stops(controller, y0.device)
         self.listens = self.saves_times or tape is not None or event is not None or self.jumps is not None
         self.attempt, self.block = None, None
@@ -62,22 +72,22 @@ class _Loop:
             self.tape.start(problem, stepper, t0, self.recorder.start)
         carry = stepper.init(problem, t0, y0)
         slope = stepper.initial_slope(carry)
+        self.begins_well = _all_finite(y0) and (slope is None or _all_finite(slope))
         with torch.no_grad():
             first = self.controller.initial_step(problem, stepper, t0, t1, None if slope is None else slope.detach())
-            healthy = _finite(y0) if slope is None else _finite(y0) & _finite(slope)
             level = None if self.event is None else self.event.evaluate(problem, t0, y0)
         code = torch.where(t0 == t1, int(Status.SUCCESS), RUNNING)
-        code = torch.where(healthy, code, int(Status.NON_FINITE))
+        if not self.begins_well:
+            healthy = _finite(y0) if slope is None else _finite(y0) & _finite(slope)
+            code = torch.where(healthy, code, int(Status.NON_FINITE))
         self.count = SampleCounts.start(code, stepper.init_nfe + first.nfe, level)
-        self.total = self.count.at(self.count.rows)
         alive = code == RUNNING
         end = torch.where(alive, t1, t0)
         size = torch.copysign(first.size, t1 - t0)
         self.now = Clocks(t0, end, size, y0, carry, self.controller.initial_memory(t0), alive)
-        self.living = int(alive.sum())
+        self.living = int(torch.count_nonzero(alive))
         self.rounds = self.roomy_until = 0
         self.history = RoundHistory()
-        self.begins_well = bool(healthy.all())
 
     def run(self) -> None:
         """Step until every sample is done."""
@@ -156,7 +166,7 @@ class _Loop:
         self.count.accepted.add_(trial.accept)
         if not torch.equal(trial.moved.alive, now.alive):
             self.count.tried.masked_fill_(torch.gt(now.alive, trial.moved.alive), self.rounds)
-            self.living = int(trial.moved.alive.sum())
+            self.living = int(torch.count_nonzero(trial.moved.alive))
         self.now = trial.moved
         if self.rounds > self.roomy_until and self.rounds % _PATIENCE == 0:
             self._give_up(trial, trial.accept, None, now)
@@ -262,7 +272,7 @@ class _Loop:
 
     def _tell(self, tape: AbstractTape, trial: Trial, accept: Tensor, taken: int, saved: tuple[Saved, ...]) -> None:
         now, rows = self.now, self.count.rows
-        everyone = len(rows) == len(self.stopped)
+        everyone = len(rows) == self.size
         tape.step(
             StepRecord(
                 self.problem,
@@ -306,36 +316,46 @@ class _Loop:
         self.count.work[0].add_(at, alpha=self.stepper.init_nfe)
 
     def _compact(self) -> None:
-        """Write down the samples that are done and take them out of the batch.
+        """Take the samples that are done out of the batch.
 
         A batch that cannot be taken apart waits, its finished samples frozen, until all are done.
         """
         now, count = self.now, self.count
-        if self.living == len(now.t) or (self.living and not self.problem.separable):
+        if not self.living:
+            self.departed.add_all(count, now.t, now.y)
+            return
+        if self.living == len(now.t) or not self.problem.separable:
             return
         fewest = 1 if self.compiled is None else self.compiled.fewest
-        if self.living and len(now.t) <= fewest:
+        if len(now.t) <= fewest:
             return
         done = torch.nonzero(~now.alive).flatten()
-        gone, t, y = count.at(done), now.t.index_select(0, done), now.y.index_select(0, done)
-        gone.add(self.history.until(gone.tried))
-        new = torch.nonzero(gone.code == RUNNING).flatten()
-        if len(new):
-            self.recorder.store(gone.rows.index_select(0, new), y.index_select(0, new))
-            gone.code.index_fill_(0, new, int(Status.SUCCESS))
-        if gone.at_event is not None:
-            gone.code.masked_fill_(gone.at_event & (gone.code == int(Status.SUCCESS)), int(Status.EVENT))
-        self.total.store(gone)
-        self.stopped.index_copy_(0, gone.rows, t)
-        if not self.living:
-            return
         keep = now.alive
         if self.living < fewest:
-            keep = keep.index_fill(0, done[: fewest - self.living], True)
+            few = fewest - self.living
+            keep, done = keep.index_fill(0, done[:few], True), done[few:]
+        self.departed.add(count.at(done), now.t.index_select(0, done), now.y.index_select(0, done))
         places = torch.nonzero(keep).flatten()
         self.problem = self.problem.at_rows(places)
         self.now = select_rows(now, places)
         self.count = count.at(places)
+
+    def finish(self) -> Finished:
+        """Write down what everybody has done, once all are done."""
+        gone, t, y = self.departed.gathered()
+        gone.add(self.history.until(gone.tried))
+        running = gone.code == RUNNING
+        if self.departed.whole and bool(running.all()):
+            self.recorder.store_all(y)
+        else:
+            new = torch.nonzero(running).flatten()
+            self.recorder.store(gone.rows.index_select(0, new), y.index_select(0, new))
+        gone.code.masked_fill_(running, int(Status.SUCCESS))
+        if gone.at_event is not None:
+            gone.code.masked_fill_(gone.at_event & (gone.code == int(Status.SUCCESS)), int(Status.EVENT))
+        if self.departed.whole:
+            return Finished(gone, t)
+        return Finished(gone.in_order(), torch.empty_like(t).index_copy_(0, gone.rows, t))
 
 
 def integrate_samples(
@@ -360,21 +380,25 @@ def integrate_samples(
     """
     loop = _Loop(problem, stepper, controller, saveat, tape, event, compiled)
     loop.run()
-    ts = saveat.times.to(loop.stopped.device) if saveat.ts is not None else _end_times(problem, loop)
-    return Solution(ts, loop.recorder.states(), loop.total.statistics(), loop.total.code, loop.stopped)
-
-
-def _end_times(problem: AbstractProblem, loop: _Loop) -> Tensor:
-    if isinstance(problem.t1, Tensor) and problem.t1.ndim:
-        t1 = problem.t1.detach().to(loop.stopped)
-    elif loop.event is None:
-        return torch.as_tensor(problem.t1, dtype=torch.float64).detach().to(loop.stopped.device).reshape(1)
+    counts, stopped = loop.finish()
+    if saveat.ts is not None:
+        ts = saveat.times.to(stopped.device)
     else:
-        t1 = torch.as_tensor(problem.t1, dtype=torch.float64).detach().to(loop.stopped.device).expand_as(loop.stopped)
-    return torch.where(loop.total.code == int(Status.EVENT), loop.stopped, t1)[None]
+        ts = _end_times(problem, stopped, counts.code if event is not None else None)
+    return Solution(ts, loop.recorder.states(), counts.statistics(), counts.code, stopped)
+
+
+def _end_times(problem: AbstractProblem, stopped: Tensor, code: Tensor | None) -> Tensor:
+    """Where the span ends, ``(1,)`` or ``(1, B)``; given the statuses, where an event does."""
+    t1 = torch.as_tensor(problem.t1, dtype=torch.float64).detach().to(stopped.device)
+    if code is None:
+        return t1[None] if t1.ndim else t1.reshape(1)
+    return torch.where(code == int(Status.EVENT), stopped, t1)[None]
 
 
 def _per_sample(time: Time, y0: Tensor) -> Tensor:
+    if not isinstance(time, Tensor):
+        return torch.full((len(y0),), time, dtype=torch.float64, device=y0.device)
     value = torch.as_tensor(time, dtype=torch.float64, device=y0.device)
     if value.ndim > 1 or (value.ndim and value.shape[0] != len(y0)):
         raise ValueError(f"a time has shape {tuple(value.shape)}; expected a float or ({len(y0)},), one per sample")
@@ -389,3 +413,10 @@ def _stops(controller: AbstractAdaptiveController, device: torch.device) -> tupl
 
 def _finite(y: Tensor) -> Tensor:
     return y.detach().isfinite().reshape(len(y), -1).all(1)
+
+
+def _all_finite(y: Tensor) -> bool:
+    if y.is_complex() or not y.numel():
+        return bool(y.isfinite().all())
+    # Both are NaN where any element is.
+    return all(math.isfinite(bound) for bound in torch.aminmax(y.detach()))

@@ -172,6 +172,7 @@ class SampleRecorder:
         self._values: list[Tensor] = []
         self._sign = (t1 - t0).sign()
         self._ts: Tensor | None = None
+        self._ends: Tensor | None = None
         self.start: tuple[Saved, ...] = ()
         if saveat.ts is None:
             self._keep(torch.zeros(0, dtype=torch.int64), torch.nonzero(t0 == t1).flatten(), y0, 0.0)
@@ -231,12 +232,19 @@ class SampleRecorder:
             self._places.append(sample)
             self._values.append(values)
 
+    def store_all(self, values: Tensor) -> None:
+        """Keep the end states of all samples in their order, if ends are wanted; nothing else was kept."""
+        if self._ts is None:
+            self._ends = values
+
     def _store(self, save: Tensor, sample: Tensor, values: Tensor) -> None:
         self._places.append(save * len(self._template) + sample)
         self._values.append(values)
 
     def states(self) -> Tensor:
         """Saved states, shape (K, B, *event), NaN where a sample did not get."""
+        if self._ends is not None:
+            return self._ends[None]
         count = 1 if self._ts is None else len(self._ts)
         shape = self._template.shape
         empty = self._template.new_full((count * shape[0], *shape[1:]), float("nan"))
