@@ -26,7 +26,7 @@ repro: $(ENV)  ## run the pipeline that params.yaml describes; only what changed
 test: $(ENV)  ## run all tests
 	@$(RUN) pytest -n 2 $(ARGS)
 
-studies: $(ENV)  ## samplers, depth, stability, dynamics, optimisers in full, and the report: an hour and three quarters on two cores (params.yaml is composed anew)
+studies: $(ENV)  ## samplers, depth, stability, dynamics, optimisers in full, and the report: about two hours on two cores (params.yaml is composed anew)
 	@$(RUN) isocline compose experiment=studies $(ARGS)
 	@$(RUN) isocline repro study-solvers study-depth study-stability study-optimisation analyse
 	@$(RUN) isocline report
