@@ -30,7 +30,7 @@ def test_a_model_that_was_not_studied_is_left_out() -> None:
 
 def test_the_chart_has_every_sampler_with_what_was_made_for_the_model_dashed_and_the_flow_as_a_line() -> None:
     chart = solver_studies({"flow": DOCUMENT})[0].chart
-    assert [name for name, _ in chart.legend] == ["ddim", "heun", "ddim on its grid"]
+    assert [name for name, _ in chart.legend] == ["ddim", "heun", "ddim, optimised grid"]
     assert ["dash" in mark for _, mark in chart.legend] == [False, False, True]
     assert "the accurate flow" in chart.wide
     assert "ddim: 5 → 40.0 (39.0 to 41.0)" in chart.wide
@@ -41,7 +41,7 @@ def test_the_best_are_named_with_errors_and_the_excess_over_the_flow() -> None:
     assert [(row.head, [cell.text for cell in row.cells]) for row in best.rows] == [
         ("training-free", ["ddim", "heun"]),
         ("over the accurate flow", ["+60.0 %", "–"]),
-        ("any", ["ddim on its grid", "heun"]),
+        ("any", ["ddim, optimised grid", "heun"]),
         ("over the accurate flow", ["–", "–"]),
     ]
     assert best.rows[0].cells[0].small == "40.0 ± 1.00"

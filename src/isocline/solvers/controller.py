@@ -301,7 +301,7 @@ class PIDController(AbstractAdaptiveController):
         h0 = h0.nan_to_num_(nan=1e-6, posinf=1e-6).minimum(bound)
         signed = torch.copysign(h0, span)
         trial = torch.addcmul(y0, expand_like(signed, y0).to(y0.dtype), slope)
-        d2 = self._norm((problem.evaluate(t0 + signed, trial) - slope).div_(scale)).div_(h0)
+        d2 = self._norm((problem.evaluate(t0 + signed, trial) - slope).div_(scale)) / h0
         worst = d1.maximum(d2)
         # exp(log) rather than pow: pow rounds differently in and out of a vector register, that is, by batch size.
         root = torch.log(0.01 / worst).div_(stepper.order + 1).exp_()
