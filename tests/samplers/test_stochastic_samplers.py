@@ -162,6 +162,13 @@ def test_restarts_forget_the_errors_made_above_them() -> None:
     assert error(restarted, 107) < error(EDMHeunSampler(GRID), 59) / 5
 
 
+@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("nfe", [1, 3, 5, 8, 10, 15, 20, 32])
+def test_a_budget_that_no_restart_can_use_goes_to_the_flow(name: str, nfe: int) -> None:
+    found = RestartSampler(GRID).sample(exact(PROCESSES[name]), noise(2), nfe, generator=stream(4))
+    assert nfe - 1 <= int(found.stats.nfe.max()) <= nfe
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_noise_without_a_generator_is_refused_with_the_cure(sampler: str) -> None:
     with pytest.raises(ValueError, match=r"pass generator=torch.Generator\(\)"):

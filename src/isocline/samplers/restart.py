@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,11 +53,19 @@ class Restarted(AbstractNoiseStep):
         return StepResult(y, nfe=nfe)
 
 
+class _Plan(NamedTuple):
+    """What a budget buys: steps of Heun, and restarts."""
+
+    steps: int
+    repeats: int
+
+
 class RestartSampler(AbstractStraightPathSampler):
     """Heun steps in σ/α; on reaching ``low``, K times noise up to ``high`` and Heun steps down again.
 
     The interval's lower end is the point of the grid that is nearest to ``low`` (in λ). At most half of the budget goes
-    to restarts: one that does not pay for all of them has fewer, or none.
+    to restarts: one that does not pay for all of them has fewer, or none, and so has one whose few steps leave no point
+    of the grid below ``high``.
 
     Args:
         grid: where the steps lie, the restarts apart.
@@ -91,20 +100,25 @@ class RestartSampler(AbstractStraightPathSampler):
 
     def steps(self, process: GaussianProcess, calls: int) -> int:
         """Return n with 2n − 1 evaluations besides those of the restarts."""
-        return (calls - 2 * self.inner * self._paid(calls) + 1) // 2
+        return self._plan(process, calls).steps
 
     def stepper(
         self, denoiser: AbstractDenoiser, positions: tuple[float, ...], calls: int, generator: Streams | None
     ) -> AbstractStepper:
         """Return Heun's step with its restarts; see the base class."""
         step: AbstractNoiseStep = HeunStep()
-        path, repeats = self._path(positions), self._paid(calls)
-        if path and repeats:
-            step = Restarted(step, path, repeats, required(generator, f"repeats={self.repeats}"))
+        repeats = self._plan(denoiser.process, calls).repeats
+        if repeats:
+            step = Restarted(step, self._path(positions), repeats, required(generator, f"repeats={self.repeats}"))
         return NoiseStepper(step, positions)
 
-    def _paid(self, calls: int) -> int:
-        return min(self.repeats, calls // (4 * self.inner))
+    def _plan(self, process: GaussianProcess, calls: int) -> _Plan:
+        """As many restarts as half of the budget pays for, if the steps that are left reach the interval; else none."""
+        for repeats in range(min(self.repeats, calls // (4 * self.inner)), 0, -1):
+            steps = (calls - 2 * self.inner * repeats + 1) // 2
+            if self._path(self.grid(process, self.variable, steps).tolist()):
+                return _Plan(steps, repeats)
+        return _Plan((calls + 1) // 2, 0)
 
     def _path(self, positions: Sequence[float]) -> tuple[float, ...]:
         """Positions of a restart, empty where no point of the grid lies below the interval's upper end."""
