@@ -70,7 +70,7 @@ CASES = {
         NoiseMultistepSampler(3, PolynomialInLogRatio(), GRID),
         20,
     ),
-    "PNDM": Case(diffusers.PNDMScheduler, 11, PNDMSampler(GRID), 20),
+    "PNDM": Case(diffusers.PNDMScheduler, 20, PNDMSampler(GRID), 29),
     "DPM++ 2M": Case(lambda: diffusers.DPMSolverMultistepScheduler(solver_order=2), 20, multistep(2), 20),
     "UniPC": Case(
         lambda: diffusers.UniPCMultistepScheduler(solver_order=3, solver_type="bh2"), 20, multistep(3, True), 20

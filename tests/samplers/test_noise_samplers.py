@@ -174,8 +174,8 @@ def test_budgets_are_kept_and_counted_to_the_last_forward(sampler: str, name: st
 
 def test_budgets_of_pndm_buy_the_warm_up_or_a_lower_order() -> None:
     sampler = PNDMSampler(UniformTimeGrid())
-    assert [sampler.steps(PROCESSES["vp"], calls) for calls in (1, 2, 3, 12, 13, 20)] == [1, 2, 2, 11, 4, 11]
-    assert [sampler.steps(PROCESSES["linear"], calls) for calls in (1, 3, 4, 13, 14)] == [1, 3, 3, 12, 5]
+    assert [sampler.steps(PROCESSES["vp"], calls) for calls in (1, 2, 3, 4, 23, 24)] == [1, 2, 3, 3, 22, 15]
+    assert [sampler.steps(PROCESSES["linear"], calls) for calls in (1, 3, 4, 5, 24, 25)] == [1, 3, 4, 4, 23, 16]
 
 
 def test_ipndm_on_equal_steps_of_the_ratio_is_deis_there() -> None:

@@ -27,8 +27,8 @@ _WARM_UP = {4: (4, 3), 2: (2, 1), 1: (1, 0)}
 class PNDMSampler(AbstractStraightPathSampler):
     """F-PNDM: three steps of four evaluations (pseudo Runge–Kutta), then one each, weights 55, −59, 37, −9 over 24.
 
-    A budget below 13 evaluations buys S-PNDM instead (one step of two evaluations, then weights 3, −1 over 2), one
-    below 3 DDIM. The weights are those of equal steps in t, on any grid; a warm-up step's middle is the middle in t.
+    A budget below 24 evaluations buys S-PNDM instead (one step of two evaluations, then weights 3, −1 over 2), one
+    below 4 DDIM: a warm-up of more than half of the budget costs more than its order wins. The weights are those of equal steps in t, on any grid; a warm-up step's middle is the middle in t.
     From α = 0, where a step by any noise but that predicted there would be infinitely long, a DDIM step comes first.
 
     Args:
@@ -105,6 +105,6 @@ def _middles(process: GaussianProcess, positions: tuple[float, ...]) -> list[flo
 
 
 def _order(process: GaussianProcess, calls: int) -> int:
-    """The highest order whose warm-up, and a step after it, the budget pays for."""
+    """The highest order whose warm-up takes at most half of the budget."""
     left = calls - starts_at_noise(process)
-    return next(order for order, (stages, number) in _WARM_UP.items() if left > stages * number or order == 1)
+    return next(order for order, (stages, number) in _WARM_UP.items() if left >= 2 * stages * number)
