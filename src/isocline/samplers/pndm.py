@@ -28,8 +28,9 @@ class PNDMSampler(AbstractStraightPathSampler):
     """F-PNDM: three steps of four evaluations (pseudo Runge–Kutta), then one each, weights 55, −59, 37, −9 over 24.
 
     A budget below 24 evaluations buys S-PNDM instead (one step of two evaluations, then weights 3, −1 over 2), one
-    below 4 DDIM: a warm-up of more than half of the budget costs more than its order wins. The weights are those of equal steps in t, on any grid; a warm-up step's middle is the middle in t.
-    From α = 0, where a step by any noise but that predicted there would be infinitely long, a DDIM step comes first.
+    below 4 DDIM: a warm-up of more than half of the budget costs more than its order wins. The weights are those of
+    equal steps in t, on any grid; a warm-up step's middle is the middle in t. From α = 0, where a step by any noise but
+    that predicted there would be infinitely long, a DDIM step comes first.
 
     Args:
         grid: where the steps lie; equidistant in t in the article.

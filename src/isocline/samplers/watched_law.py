@@ -74,7 +74,7 @@ class WatchedStepper(AbstractStepper):
         """One inner step, and what the law has said since the start; the loop keeps the first failure."""
         result = self.inner.step(problem, t0, t1, y0, carry)
         failed = self.law.failed.clone() if result.failed is None else self.law.failed | result.failed
-        return dataclasses.replace(result, failed=failed)
+        return result._replace(failed=failed)
 
 
 def sample_chain(

@@ -131,7 +131,7 @@ class Auto(AbstractStepper):
             result = self._step_nonstiff(problem, t0, t1, y0, carry)
         else:
             result = self._step_apart(problem, t0, t1, y0, carry, stiff)
-        return result if extra is None else dataclasses.replace(result, nfe=result.nfe + extra)
+        return result if extra is None else result._replace(nfe=result.nfe + extra)
 
     def _step_nonstiff(
         self, problem: AbstractProblem, t0: Tensor, t1: Tensor, y0: Tensor, carry: AutoCarry
@@ -160,7 +160,7 @@ class Auto(AbstractStepper):
         order = result.error_order
         if order is None and stepper.error_order != self.error_order:
             order = torch.full_like(carry.mode, stepper.error_order or 0, dtype=torch.int64)
-        return dataclasses.replace(result, carry=carry, error_order=order)
+        return result._replace(carry=carry, error_order=order)
 
     def _weigh(self, sign: Tensor, evidence: Tensor) -> tuple[Tensor, Tensor]:
         """Who changes over, and the evidence that is kept."""

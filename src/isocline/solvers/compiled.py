@@ -136,7 +136,7 @@ def _whole_step(
         trial = try_step(problem, stepper, controller, now, stop)
         result = trial.result
         if not wants_dense:
-            result = dataclasses.replace(result, dense=None)
+            result = result._replace(dense=None)
         return merged(trial._replace(result=result), now, controller.dt_min)
 
     return step

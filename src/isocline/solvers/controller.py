@@ -193,6 +193,8 @@ def root_mean_square(scaled: Tensor) -> Tensor:
     """``sqrt(mean(|e|²))`` over the event axes, float64, shape (B,)."""
     size = scaled.abs() if scaled.is_complex() else scaled
     flat = size.double().reshape(scaled.shape[0], -1)
+    if flat.shape[1] == 2 and not torch.compiler.is_compiling():
+        return torch.mv(flat * flat, _ones(flat.dtype, flat.device)).mul_(0.5).sqrt_()
     return torch.linalg.vector_norm(flat, dim=1) / math.sqrt(flat.shape[1] or 1)
 
 
@@ -211,6 +213,7 @@ def _stored_constant(value: float, dtype: torch.dtype, device: torch.device) -> 
 
 @functools.lru_cache(maxsize=16)
 def _ones(dtype: torch.dtype, device: torch.device) -> Tensor:
+    # A sum of two is the same in any order, so that a product may make it, in half the time or less.
     with torch.inference_mode(False):
         return torch.ones(2, dtype=dtype, device=device)
 
@@ -269,6 +272,9 @@ class PIDController(AbstractAdaptiveController):
     jump_ts: Sequence[float] | Tensor = ()
 
     def __post_init__(self) -> None:
+        if isinstance(self.atol, Tensor):
+            # What a step is judged by is constant to the gradient.
+            object.__setattr__(self, "atol", self.atol.detach())
         smallest = float(self.atol.min()) if isinstance(self.atol, Tensor) else self.atol
         in_range = {
             "rtol": self.rtol >= 0,
@@ -382,8 +388,7 @@ class PIDController(AbstractAdaptiveController):
         if self.norm is root_mean_square:
             flat = ratio if ratio.ndim == 2 else ratio.reshape(len(ratio), -1)
             if flat.shape[1] == 2 and flat.dtype in _REAL and not torch.compiler.is_compiling():
-                # A sum of two is the same in any order, so that a product may make it, in half the time or less.
-                norm, unit, power = torch.mv(flat.square(), _ones(flat.dtype, flat.device)), 2.0, 2
+                norm, unit, power = torch.mv(flat * flat, _ones(flat.dtype, flat.device)), 2.0, 2
             else:
                 # Each row is summed in the same order whatever the batch.
                 norm, unit, power = torch.linalg.vector_norm(flat, dim=1), math.sqrt(flat.shape[1] or 1), 1

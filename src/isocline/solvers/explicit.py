@@ -291,8 +291,16 @@ def _lengths(dt: Tensor, y0: Tensor) -> Tensor:
     """Steps as factors of slopes; written out where rows are so short that broadcasting costs more than memory."""
     if dt.ndim == 0 or len(dt) == 1:
         return dt.to(y0.dtype) if dt.ndim else dt
+    if y0.ndim == 2 and y0.shape[1] <= _SHORT:
+        return torch.outer(dt.to(y0.dtype), _ones(y0.shape[1], y0.dtype, y0.device))
     h = expand_like(dt, y0)
     return torch.empty_like(y0).copy_(h) if y0.numel() <= _SHORT * len(dt) else h.to(y0.dtype)
+
+
+@functools.lru_cache(maxsize=64)
+def _ones(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.ones(size, dtype=dtype, device=device)
 
 
 def _may_overwrite(y0: Tensor) -> bool:

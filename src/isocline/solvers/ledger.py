@@ -112,11 +112,15 @@ class RoundHistory:
         self.accepted = [0]
         self._work: tuple[list[int], ...] = ([0], [0], [0])
 
-    def add(self, result: StepResult) -> None:
-        """One more round."""
+    def add(self, result: StepResult) -> bool:
+        """One more round; return whether all samples did the same in it."""
         self.accepted.append(self.accepted[-1])
+        alike = True
         for total, work in zip(self._work, (result.nfe, result.jacobians, result.factorizations), strict=True):
-            total.append(total[-1] + (0 if isinstance(work, Tensor) else work))
+            if isinstance(work, Tensor):
+                alike, work = False, 0
+            total.append(total[-1] + work)
+        return alike
 
     def until(self, rounds: Tensor) -> Tensor:
         """Steps that all samples took together, evaluations, Jacobians and factorizations after ``rounds``, int64.

@@ -265,7 +265,8 @@ class _Loop:
             return accept & ~crossing, crossing
 
     def _add_work(self, result: StepResult) -> None:
-        self.history.add(result)
+        if self.history.add(result):
+            return
         for total, work in zip(self.count.work, (result.nfe, result.jacobians, result.factorizations), strict=True):
             if isinstance(work, Tensor):
                 total.add_(torch.where(self.now.alive, work, 0))
@@ -406,6 +407,8 @@ def _per_sample(time: Time, y0: Tensor) -> Tensor:
 
 
 def _stops(controller: AbstractAdaptiveController, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
+    if not len(controller.jump_ts) and not len(controller.step_ts):
+        return None, None
     jumps = torch.as_tensor(controller.jump_ts, dtype=torch.float64, device=device).reshape(-1)
     every = torch.cat([jumps, torch.as_tensor(controller.step_ts, dtype=torch.float64, device=device).reshape(-1)])
     return torch.unique(every) if len(every) else None, jumps if len(jumps) else None

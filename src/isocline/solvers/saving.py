@@ -170,13 +170,14 @@ class SampleRecorder:
         self._template = y0
         self._places: list[Tensor] = []
         self._values: list[Tensor] = []
-        self._sign = (t1 - t0).sign()
         self._ts: Tensor | None = None
         self._ends: Tensor | None = None
         self.start: tuple[Saved, ...] = ()
         if saveat.ts is None:
-            self._keep(torch.zeros(0, dtype=torch.int64), torch.nonzero(t0 == t1).flatten(), y0, 0.0)
+            sample = torch.nonzero(t0 == t1).flatten()
+            self._keep(torch.zeros_like(sample), sample, y0, 0.0)
             return
+        self._sign = (t1 - t0).sign()
         ts = saveat.times.to(t0.device)
         _check_span(ts, t0, t1)
         self._ts = ts
@@ -186,7 +187,6 @@ class SampleRecorder:
     def _keep(self, save: Tensor, sample: Tensor, y0: Tensor, theta: float) -> None:
         if not len(sample):
             return
-        save = save if len(save) else torch.zeros_like(sample)
         self._store(save, sample, y0[sample])
         self.start = (Saved(save, sample, torch.full(save.shape, theta, dtype=torch.float64, device=y0.device)),)
 

@@ -7,8 +7,7 @@ loop owns step sizes, acceptance, saving and statistics; a stepper owns none of 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from torch import Tensor
 
@@ -18,8 +17,7 @@ from isocline.solvers.problem import AbstractProblem
 __all__ = ["AbstractStepper", "StepResult"]
 
 
-@dataclass(frozen=True, slots=True)
-class StepResult:
+class StepResult(NamedTuple):
     """One trial step.
 
     Attributes:

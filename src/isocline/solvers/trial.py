@@ -105,19 +105,18 @@ def try_step(
     assert result.error is not None
     assert stepper.error_order is not None
     order = stepper.error_order if result.error_order is None else result.error_order
-    with torch.no_grad():
-        error, y0, y1 = result.error, now.y, result.y1
-        if y1.requires_grad:
-            error, y0, y1 = error.detach(), y0.detach(), y1.detach()
-        accept, factor, memory, log_norm = controller.decide(error, y0, y1, now.memory, order)
-        if result.failed is not None:
-            accept = accept & ~result.failed
-            log_norm = torch.where(result.failed, torch.inf, log_norm)
-            factor = torch.where(result.failed, controller.factor_min, factor)
-        tried = target - now.t
-        size = tried * factor
-        if controller.dt_max < torch.inf:
-            size = size.clamp_(-controller.dt_max, controller.dt_max)
+    error, y0, y1 = result.error, now.y, result.y1
+    if y1.requires_grad:
+        error, y0, y1 = error.detach(), y0.detach(), y1.detach()
+    accept, factor, memory, log_norm = controller.decide(error, y0, y1, now.memory, order)
+    if result.failed is not None:
+        accept = accept & ~result.failed
+        log_norm = torch.where(result.failed, torch.inf, log_norm)
+        factor = torch.where(result.failed, controller.factor_min, factor)
+    tried = target - now.t
+    size = tried * factor
+    if controller.dt_max < torch.inf:
+        size = size.clamp_(-controller.dt_max, controller.dt_max)
     return Trial(target, tried, size, result, accept, memory, log_norm, last)
 
 
