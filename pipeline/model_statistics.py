@@ -31,6 +31,6 @@ def main(run: StageRun, params: dict[str, Any], item: str | None) -> None:
     low, high = section["log_ratios"]
     values = torch.linspace(low, high, section["points"], dtype=torch.float64)
     draws = generator(derive_seed(params["seed"], "model-statistics", item), "noise")
-    found = estimate_statistics(denoiser, data, values, draws, labels)
+    found = estimate_statistics(denoiser, data, values, draws, labels, growths=section["growths"])
     write_tensors(Path("data/statistics") / item / "statistics.safetensors", found.tensors())
     run.tag("isocline.teacher", item)

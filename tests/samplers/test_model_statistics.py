@@ -54,6 +54,25 @@ def test_the_derivative_along_the_flow_is_that_of_differences() -> None:
     torch.testing.assert_close(found.drift[1], (change - expected * value).mean(0), rtol=1e-4, atol=1e-5)
 
 
+def test_bounds_hold_the_growth_and_leave_the_mean_of_the_change() -> None:
+    generators = [torch.Generator().manual_seed(3) for _ in range(2)]
+    free, bound = (
+        estimate_statistics(exact(PROCESSES["vp"], MIXTURE), MIXTURE.sample(64, g), LAM, g, growths=bounds)
+        for g, bounds in zip(generators, (None, (-0.2, 0.1)), strict=True)
+    )
+    assert bool((free.growth < -0.2).any())
+    assert bool((free.growth > 0.1).any())
+    assert torch.equal(bound.growth, free.growth.clamp(-0.2, 0.1))
+    # s N̄ + b, the mean of the change, is the same for both, so that b moves by N̄ times what s was moved by.
+    mean = (bound.drift - free.drift) / (free.growth - bound.growth)
+    held = free.growth != bound.growth
+    assert torch.equal(bound.drift[~held], free.drift[~held])
+    data = MIXTURE.sample(64, torch.Generator().manual_seed(3))
+    assert bool((mean[held].abs() < 3 * data.abs().max()).all())
+    with pytest.raises(ValueError, match=r"growths=\[1.0, 0.0\]"):
+        estimate_statistics(exact(PROCESSES["vp"], MIXTURE), data, LAM, generators[0], growths=[1.0, 0.0])
+
+
 def _noise(denoiser: Denoiser, lam: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     t = denoiser.process.schedule.inverse_log_ratio(lam)
     return denoiser.noise(t, denoiser.process.schedule(t).alpha * u)

@@ -99,6 +99,7 @@ def estimate_statistics(
     generator: torch.Generator,
     cond: Tensor | None = None,
     batch_size: int = 64,
+    growths: Sequence[float] | None = None,
 ) -> ModelStatistics:
     """Estimate l, s and b on data, each component by itself.
 
@@ -113,18 +114,23 @@ def estimate_statistics(
         generator: source of noise and probes, on any device.
         cond: conditions of the data, ``(N, …)``, or None.
         batch_size: data per call.
+        growths: bounds of s, none by default. −1 and 0, those of the noise form and of the data form, are a safe choice
+            for a network that was trained briefly: where its error is larger than its signal, as a noise prediction's is
+            at small λ, regressions find others, by which long steps go astray.
 
     Returns:
         The statistics, on the CPU.
 
     Raises:
-        ValueError: if there are less than two data or λ.
+        ValueError: if there are less than two data or λ, or the bounds are no interval.
 
     Source: *DPM-Solver-v3: Improved Diffusion ODE Solver with Empirical Model Statistics*, Zheng et al., 2023, Eqs. 5,
     10 and 11, App. C.1.1; there in x/α of variance-preserving processes, which is u here for all.
     """
     if min(len(data), len(log_ratios)) < 2:
         raise ValueError(f"{len(data)} data and {len(log_ratios)} values of λ; give at least two of each")
+    if growths is not None and not (len(growths) == 2 and growths[0] < growths[1]):
+        raise ValueError(f"growths={list(growths)} are no interval; give the lower bound and the upper, or None")
     log_ratios = log_ratios.to(device="cpu", dtype=torch.float64)
 
     # The same noise and probes at every λ: the estimates are then smooth in λ, as l must be to be differentiated.
@@ -143,7 +149,8 @@ def estimate_statistics(
     with torch.no_grad():
         linear = torch.stack([_mean_derivative(denoiser, draws(value)) for value in log_ratios])
         slope = torch.gradient(linear, spacing=(log_ratios,), dim=0)[0]
-        fits = [_regress(denoiser, draws(value), *rows) for value, *rows in zip(log_ratios, linear, slope, strict=True)]
+        rows = zip(log_ratios, linear, slope, strict=True)
+        fits = [_regress(denoiser, draws(value), part, change, growths) for value, part, change in rows]
     growth, drift = (torch.stack(column) for column in zip(*fits, strict=True))
     return ModelStatistics(log_ratios, linear, growth, drift)
 
@@ -183,12 +190,14 @@ def _mean_derivative(denoiser: AbstractDenoiser, draws: Iterator[_Draw]) -> Tens
 
 
 def _regress(
-    denoiser: AbstractDenoiser, draws: Iterator[_Draw], linear: Tensor, slope: Tensor
+    denoiser: AbstractDenoiser, draws: Iterator[_Draw], linear: Tensor, slope: Tensor, bounds: Sequence[float] | None
 ) -> tuple[Tensor, Tensor]:
     """(s, b) of dN/dλ ≈ s N + b, each ``(*event)``, for l and dl/dλ."""
     pairs = [_remainder_and_derivative(denoiser, draw, linear, slope) for draw in draws]
     value, change = (torch.cat(column) for column in zip(*pairs, strict=True))
     growth = shrunk_slopes(value, change)
+    if bounds is not None:
+        growth = growth.clamp(*bounds)
     return growth, change.mean(0) - growth * value.mean(0)
 
 
