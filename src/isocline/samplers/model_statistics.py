@@ -115,8 +115,8 @@ def estimate_statistics(
         cond: conditions of the data, ``(N, …)``, or None.
         batch_size: data per call.
         growths: bounds of s, none by default. −1 and 0, those of the noise form and of the data form, are a safe choice
-            for a network that was trained briefly: where its error is larger than its signal, as a noise prediction's is
-            at small λ, regressions find others, by which long steps go astray.
+            for a network that was trained briefly: where its error is larger than its signal, as a noise prediction's
+            is at small λ, regressions find others, by which long steps go astray.
 
     Returns:
         The statistics, on the CPU.
