@@ -272,7 +272,7 @@ class PIDController(AbstractAdaptiveController):
     jump_ts: Sequence[float] | Tensor = ()
 
     def __post_init__(self) -> None:
-        if isinstance(self.atol, Tensor):
+        if isinstance(self.atol, Tensor) and self.atol.requires_grad:
             # What a step is judged by is constant to the gradient.
             object.__setattr__(self, "atol", self.atol.detach())
         smallest = float(self.atol.min()) if isinstance(self.atol, Tensor) else self.atol

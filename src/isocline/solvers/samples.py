@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -11,11 +10,13 @@ from torch import Tensor
 from isocline.solvers.compiled import BLOCK, CompiledStep
 from isocline.solvers.controller import AbstractAdaptiveController
 from isocline.solvers.event import Event, crosses, find_crossing
+from isocline.solvers.finite import all_finite, finite_rows
 from isocline.solvers.ledger import RUNNING, Departures, RoundHistory, SampleCounts
-from isocline.solvers.problem import AbstractProblem, Time
+from isocline.solvers.problem import AbstractProblem
 from isocline.solvers.rows import merge_rows, select_rows
 from isocline.solvers.saving import SampleRecorder
 from isocline.solvers.solution import SaveAt, Solution, Status
+from isocline.solvers.spans import end_times, per_sample, stops
 from isocline.solvers.stepper import AbstractStepper, StepResult
 from isocline.solvers.tape import AbstractTape, Saved, StepRecord
 from isocline.solvers.trial import Clocks, Trial, merged, raised, rounds_to_smallest, stuck, try_step
@@ -53,11 +54,11 @@ class _Loop:
         self.problem, self.stepper, self.controller = problem, stepper, controller
         self.tape, self.event, self.compiled = tape, event, compiled
         y0 = problem.start
-        t0, t1 = _per_sample(problem.t0, y0), _per_sample(problem.t1, y0)
+        t0, t1 = per_sample(problem.t0, y0), per_sample(problem.t1, y0)
         self.recorder = SampleRecorder(saveat, t0, t1, y0)
         self.saves_times = saveat.ts is not None
         self.size, self.departed = len(y0), Departures()
-        self.stops, self.jumps = _stops(controller, y0.device)
+        self.stops, self.jumps = stops(controller, y0.device)
         self.listens = self.saves_times or tape is not None or event is not None or self.jumps is not None
         self.attempt, self.block = None, None
         if compiled is not None and (self.listens or self.stops is not None or torch.is_grad_enabled()):
@@ -72,13 +73,13 @@ class _Loop:
             self.tape.start(problem, stepper, t0, self.recorder.start)
         carry = stepper.init(problem, t0, y0)
         slope = stepper.initial_slope(carry)
-        self.begins_well = _all_finite(y0) and (slope is None or _all_finite(slope))
+        self.begins_well = all_finite(y0) and (slope is None or all_finite(slope))
         with torch.no_grad():
             first = self.controller.initial_step(problem, stepper, t0, t1, None if slope is None else slope.detach())
             level = None if self.event is None else self.event.evaluate(problem, t0, y0)
         code = torch.where(t0 == t1, int(Status.SUCCESS), RUNNING)
         if not self.begins_well:
-            healthy = _finite(y0) if slope is None else _finite(y0) & _finite(slope)
+            healthy = finite_rows(y0) if slope is None else finite_rows(y0) & finite_rows(slope)
             code = torch.where(healthy, code, int(Status.NON_FINITE))
         self.count = SampleCounts.start(code, stepper.init_nfe + first.nfe, level)
         alive = code == RUNNING
@@ -385,41 +386,5 @@ def integrate_samples(
     if saveat.ts is not None:
         ts = saveat.times.to(stopped.device)
     else:
-        ts = _end_times(problem, stopped, counts.code if event is not None else None)
+        ts = end_times(problem, stopped, counts.code if event is not None else None)
     return Solution(ts, loop.recorder.states(), counts.statistics(), counts.code, stopped)
-
-
-def _end_times(problem: AbstractProblem, stopped: Tensor, code: Tensor | None) -> Tensor:
-    """Where the span ends, ``(1,)`` or ``(1, B)``; given the statuses, where an event does."""
-    t1 = torch.as_tensor(problem.t1, dtype=torch.float64).detach().to(stopped.device)
-    if code is None:
-        return t1[None] if t1.ndim else t1.reshape(1)
-    return torch.where(code == int(Status.EVENT), stopped, t1)[None]
-
-
-def _per_sample(time: Time, y0: Tensor) -> Tensor:
-    if not isinstance(time, Tensor):
-        return torch.full((len(y0),), time, dtype=torch.float64, device=y0.device)
-    value = torch.as_tensor(time, dtype=torch.float64, device=y0.device)
-    if value.ndim > 1 or (value.ndim and value.shape[0] != len(y0)):
-        raise ValueError(f"a time has shape {tuple(value.shape)}; expected a float or ({len(y0)},), one per sample")
-    return value.detach().expand(len(y0)).clone(memory_format=torch.contiguous_format)
-
-
-def _stops(controller: AbstractAdaptiveController, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
-    if not len(controller.jump_ts) and not len(controller.step_ts):
-        return None, None
-    jumps = torch.as_tensor(controller.jump_ts, dtype=torch.float64, device=device).reshape(-1)
-    every = torch.cat([jumps, torch.as_tensor(controller.step_ts, dtype=torch.float64, device=device).reshape(-1)])
-    return torch.unique(every) if len(every) else None, jumps if len(jumps) else None
-
-
-def _finite(y: Tensor) -> Tensor:
-    return y.detach().isfinite().reshape(len(y), -1).all(1)
-
-
-def _all_finite(y: Tensor) -> bool:
-    if y.is_complex() or not y.numel():
-        return bool(y.isfinite().all())
-    # Both are NaN where any element is.
-    return all(math.isfinite(bound) for bound in torch.aminmax(y.detach()))

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isocline.shapes import expand_like
 from isocline.solvers.event import Event, crosses, find_crossing
+from isocline.solvers.finite import finite_rows
 from isocline.solvers.pace import AbstractPace, GridPace, JointPace
 from isocline.solvers.problem import AbstractProblem
 from isocline.solvers.saving import SharedRecorder
@@ -73,7 +73,7 @@ def integrate_shared(
         if verdict.failure is not None:
             tally.fail(torch.ones_like(tally.status, dtype=torch.bool), verdict.failure, at=pace)
             break
-    tally.fail(~_finite(y), Status.NON_FINITE)
+    tally.fail(~finite_rows(y), Status.NON_FINITE)
     if watcher is not None and watcher.found:
         tally.status = torch.where(tally.status == int(Status.SUCCESS), int(Status.EVENT), tally.status)
     return tally.solution(recorder, pace)
@@ -137,7 +137,7 @@ class _Tally:
         if on_grid and result.failed is not None:
             self.fail(result.failed, Status.STEP_FAILED)
         if on_grid and watch:
-            self.fail(~_finite(result.y1), Status.NON_FINITE)
+            self.fail(~finite_rows(result.y1), Status.NON_FINITE)
 
     def fail(self, failed: Tensor, status: Status, at: AbstractPace | None = None) -> None:
         """Note samples that fail in the present step, unless they have failed before."""
@@ -174,9 +174,3 @@ def _record(
     result: StepResult,
 ) -> StepRecord:
     return StepRecord(problem, None, t0, t1, y, carry, None, saved, result.dense)
-
-
-def _finite(y: Tensor) -> Tensor:
-    if not (y.is_floating_point() or y.is_complex()):
-        return expand_like(torch.ones((), dtype=torch.bool, device=y.device), y).expand(len(y))
-    return y.detach().isfinite().reshape(len(y), -1).all(1)
