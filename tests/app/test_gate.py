@@ -176,10 +176,20 @@ def test_accepting_twice_writes_the_same_bytes(tmp_path):
 
 
 def test_runs_of_different_pipelines_are_refused(tmp_path):
-    runs = [*seeds(tmp_path), write(tmp_path / "b", 1.0, extra={"kernel": 0.1})]
-    with pytest.raises(ValueError, match=r"evaluate-flow\.kernel"):
+    runs = [*seeds(tmp_path), write(tmp_path / "b", 1.0)]
+    (runs[-1] / "evaluate-other.json").write_text('{"kernel": 0.1}')
+    with pytest.raises(ValueError, match=r"evaluate-other\.json; accept runs of one pipeline"):
         accept(tmp_path, "smoke", runs)
     assert not (tmp_path / "baselines").exists()
+
+
+def test_metrics_that_not_every_seed_has_are_left_out_and_said(tmp_path):
+    said = []
+    runs = [*seeds(tmp_path), write(tmp_path / "b", 10.0, extra={"reached": 0.1})]
+    entries = json.loads(accept(tmp_path, "smoke", runs, said.append).read_text())
+    assert "evaluate-flow.frechet.1" in entries
+    assert "evaluate-flow.reached" not in entries
+    assert said == ["1 metrics are left out, which not every run has: evaluate-flow.reached"]
 
 
 def test_absent_or_damaged_files_are_named(tmp_path):

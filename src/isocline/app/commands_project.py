@@ -64,7 +64,7 @@ def gate(
 
     profile = profile or _profile()
     if accept:
-        print(f"baseline {gating.accept(_ROOT, profile, runs or [])} renewed; commit it")
+        print(f"baseline {gating.accept(_ROOT, profile, runs or [], print)} renewed; commit it")
         return 0
     verdicts = gating.gate(_ROOT, profile)
     Console(width=None if sys.stdout.isatty() else 160).print(gating.table(verdicts))

@@ -22,7 +22,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -242,19 +242,22 @@ def _of_pipeline(root: Path, readings: Mapping[str, Reading]) -> dict[str, Readi
     return {key: reading for key, reading in readings.items() if key.split(".")[0] in files}
 
 
-def accept(root: Path, profile: str, runs: Sequence[Path] = ()) -> Path:
+def accept(root: Path, profile: str, runs: Sequence[Path] = (), say: Callable[[str], None] = lambda _: None) -> Path:
     """Renew a baseline from metrics directories of pipeline runs with different seeds.
+
+    Metrics that some seeds alone have (the work to an error that the others do not reach) are left out, and said.
 
     Args:
         root: the project's directory.
         profile: whose baseline.
         runs: metrics directories, one per run; by default the current ``metrics`` alone.
+        say: told what is left out.
 
     Returns:
         The baseline's path.
 
     Raises:
-        ValueError: if there are two or three runs, one is given twice, or they do not hold the same metrics.
+        ValueError: if there are two or three runs, one is given twice, or they do not hold the same files of metrics.
     """
     directories = list(runs) or [root / "metrics"]
     if 1 < len(directories) < LEAST_RUNS:
@@ -266,11 +269,14 @@ def accept(root: Path, profile: str, runs: Sequence[Path] = ()) -> Path:
     if len({Path(directory).resolve() for directory in directories}) < len(directories):
         raise ValueError(f"{', '.join(map(str, directories))}: a run is given twice; name each once, of its own seed")
     tables = [_of_pipeline(Path(directory).parent, read_metrics(Path(directory))) for directory in directories]
-    for directory, readings in zip(directories, tables, strict=True):
-        odd = sorted(readings.keys() ^ tables[0].keys())
-        if odd:
-            raise ValueError(f"{directory} and {directories[0]} differ in metric {odd[0]}; accept runs of one pipeline")
-    entries = {key: asdict(_entry(key, [readings[key] for readings in tables])) for key in sorted(tables[0])}
+    files = [{key.partition(".")[0] for key in readings} for readings in tables]
+    for directory, names in zip(directories, files, strict=True):
+        if odd := sorted(names ^ files[0]):
+            raise ValueError(f"{directory} and {directories[0]} differ in {odd[0]}.json; accept runs of one pipeline")
+    shared = set(tables[0]).intersection(*tables)
+    if some := sorted({key for readings in tables for key in readings} - shared):
+        say(f"{len(some)} metrics are left out, which not every run has: {', '.join(some)}")
+    entries = {key: asdict(_entry(key, [readings[key] for readings in tables])) for key in sorted(shared)}
     path = root / "baselines" / f"{profile}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".json.part")
