@@ -74,7 +74,7 @@ class AndersonStages(AbstractStageSolver):
             move = self.mixing * residual
             if moves:
                 columns, turns = torch.stack(changes, 2), torch.stack(moves, 2)
-                weights = torch.linalg.lstsq(columns, residual[..., None]).solution
+                weights = _least_squares(columns, residual[..., None])
                 move = move - ((turns + self.mixing * columns) @ weights)[..., 0]
             trial = torch.where(done[:, None], z, z + move)
             count = count + ~done
@@ -87,6 +87,13 @@ class AndersonStages(AbstractStageSolver):
             best, least = torch.where(better[:, None], z, best), torch.where(better, size, least)
             done = done | (size <= self.tol * _norm(found))
         return best, count, ~done
+
+
+def _least_squares(columns: Tensor, right: Tensor) -> Tensor:
+    # Not `torch.linalg.lstsq`: its default driver on a CPU pivots on memory that nobody set, so that equal systems
+    # differ in their last bits, and the one on a GPU needs independent columns.
+    basis, upper = torch.linalg.qr(columns)
+    return torch.linalg.pinv(upper) @ (basis.mT @ right)
 
 
 def _flat(parts: tuple[Tensor, ...]) -> Tensor:
