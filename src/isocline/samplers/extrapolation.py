@@ -16,6 +16,7 @@ from torch import Tensor
 
 from isocline.processes.gaussian import GaussianProcess
 from isocline.samplers.noise_step import noise_ratio
+from isocline.solvers.kept import kept
 from isocline.solvers.polynomial import integrated_lagrange
 
 __all__ = [
@@ -125,12 +126,10 @@ def _adams(order: int) -> tuple[float, ...]:
     return tuple(integrated_lagrange(-torch.arange(order, dtype=torch.float64)).sum(-1).tolist())
 
 
-@functools.lru_cache
+@kept(maxsize=1)
 def _gauss_legendre() -> tuple[Tensor, Tensor]:
-    # A tensor made in inference mode could not be used outside of it.
-    with torch.inference_mode(False):
-        nodes, weights = np.polynomial.legendre.leggauss(_POINTS)
-        return torch.from_numpy(nodes), torch.from_numpy(weights)
+    nodes, weights = np.polynomial.legendre.leggauss(_POINTS)
+    return torch.from_numpy(nodes), torch.from_numpy(weights)
 
 
 def lagrange(nodes: Tensor, points: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from isocline.processes.denoiser import AbstractDenoiser, Denoiser
 from isocline.processes.gaussian import GaussianProcess
 from isocline.processes.prediction import DifferencePrediction, conversion
 from isocline.processes.probability_flow import AbstractVariable, LinearPathVariable
+from isocline.solvers.kept import kept
 from isocline.solvers.problem import VectorField
 
 __all__ = ["tabulated_variable"]
@@ -90,11 +91,7 @@ def _times(y: Tensor, factor: float) -> Tensor:
     return y if factor == 1 else y * factor
 
 
-# A tensor made in inference mode could not be used outside of it.
-
-
-@functools.lru_cache(maxsize=_SIZE)
-@torch.inference_mode(False)
+@kept(maxsize=_SIZE)
 def _question(process: GaussianProcess, s: float) -> _Question:
     one = torch.ones((), dtype=torch.float64)
     t, scale = LinearPathVariable().question(process, torch.tensor(s, dtype=torch.float64), one)

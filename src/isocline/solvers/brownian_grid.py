@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import functools
 import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -19,6 +18,7 @@ from isocline.solvers.brownian import (
     sample_keys,
     tree_weights,
 )
+from isocline.solvers.kept import kept
 from isocline.solvers.splitmix import combine, mix64, normal_pair
 
 __all__ = ["BrownianGrid"]
@@ -143,10 +143,9 @@ class BrownianGrid(AbstractBrownian):
         return sample_keys(self.seed, self.samples, y)
 
 
-@functools.lru_cache(maxsize=4)
+@kept(maxsize=4)
 def _shared_keys(seed: int, count: int, elements: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
-        return sample_keys(seed, None, torch.empty(count, elements, dtype=dtype, device=device))
+    return sample_keys(seed, None, torch.empty(count, elements, dtype=dtype, device=device))
 
 
 def _address(index: int, device: torch.device) -> Tensor:

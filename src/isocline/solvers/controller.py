@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from isocline.shapes import expand_like
+from isocline.solvers.kept import kept, ones
 from isocline.solvers.problem import AbstractProblem, Time
 from isocline.solvers.stepper import AbstractStepper
 
@@ -194,7 +194,8 @@ def root_mean_square(scaled: Tensor) -> Tensor:
     size = scaled.abs() if scaled.is_complex() else scaled
     flat = size.double().reshape(scaled.shape[0], -1)
     if flat.shape[1] == 2 and not torch.compiler.is_compiling():
-        return torch.mv(flat * flat, _ones(flat.dtype, flat.device)).mul_(0.5).sqrt_()
+        # A sum of two is the same in any order, so that a product may make it, in half the time or less.
+        return torch.mv(flat * flat, ones(2, flat.dtype, flat.device)).mul_(0.5).sqrt_()
     return torch.linalg.vector_norm(flat, dim=1) / math.sqrt(flat.shape[1] or 1)
 
 
@@ -204,18 +205,9 @@ def _constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     return _stored_constant(value, dtype, device)
 
 
-@functools.lru_cache(maxsize=1024)
+@kept(maxsize=1024)
 def _stored_constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    # A tensor made in inference mode could not be used outside of it.
-    with torch.inference_mode(False):
-        return torch.tensor(value, dtype=dtype, device=device)
-
-
-@functools.lru_cache(maxsize=16)
-def _ones(dtype: torch.dtype, device: torch.device) -> Tensor:
-    # A sum of two is the same in any order, so that a product may make it, in half the time or less.
-    with torch.inference_mode(False):
-        return torch.ones(2, dtype=dtype, device=device)
+    return torch.tensor(value, dtype=dtype, device=device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -388,7 +380,7 @@ class PIDController(AbstractAdaptiveController):
         if self.norm is root_mean_square:
             flat = ratio if ratio.ndim == 2 else ratio.reshape(len(ratio), -1)
             if flat.shape[1] == 2 and flat.dtype in _REAL and not torch.compiler.is_compiling():
-                norm, unit, power = torch.mv(flat * flat, _ones(flat.dtype, flat.device)), 2.0, 2
+                norm, unit, power = torch.mv(flat * flat, ones(2, flat.dtype, flat.device)), 2.0, 2
             else:
                 # Each row is summed in the same order whatever the batch.
                 norm, unit, power = torch.linalg.vector_norm(flat, dim=1), math.sqrt(flat.shape[1] or 1), 1

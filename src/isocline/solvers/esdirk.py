@@ -13,6 +13,7 @@ from isocline.shapes import expand_like
 from isocline.solvers.dense import AbstractInterpolant
 from isocline.solvers.esdirk_tableaus import KENCARP4, KVAERNO3, KVAERNO5, TR_BDF2, ESDIRKTableau
 from isocline.solvers.jacobian import Derivative, Linearization, Linearizer, RealRows
+from isocline.solvers.kept import kept
 from isocline.solvers.linear import AbstractFactors, factorize, shifted
 from isocline.solvers.newton import NewtonSettings, NewtonState, StageEquation
 from isocline.solvers.problem import AbstractProblem
@@ -253,7 +254,7 @@ class _Weights(NamedTuple):
     columns: tuple[Tensor, ...]
 
 
-@functools.lru_cache(maxsize=64)
+@kept(maxsize=64)
 def _weights(table: ESDIRKTableau, dtype: torch.dtype, device: torch.device) -> _Weights:
     def column(values: list[float]) -> Tensor:
         return torch.tensor(values, dtype=dtype, device=device)[:, None, None]
@@ -265,10 +266,8 @@ def _weights(table: ESDIRKTableau, dtype: torch.dtype, device: torch.device) -> 
         order.append(tuple(table.gamma * share for share in guess))
         order.append(row)
     order.append(table.error)
-    # A tensor made in inference mode could not be used outside of it.
-    with torch.inference_mode(False):
-        columns = [column([row[stage] for row in order[2 * stage :]]) for stage in range(count)]
-        return _Weights(column([0.0, 1.0] * len(table.guesses) + [0.0]), tuple(columns))
+    columns = [column([row[stage] for row in order[2 * stage :]]) for stage in range(count)]
+    return _Weights(column([0.0, 1.0] * len(table.guesses) + [0.0]), tuple(columns))
 
 
 def _combine(weights: tuple[float, ...], rises: list[Tensor], start: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 from typing import ClassVar, NamedTuple, Self
 
 import torch
@@ -13,6 +12,7 @@ from torch.autograd import forward_ad
 from isocline.shapes import expand_like
 from isocline.solvers import tableau
 from isocline.solvers.dense import AbstractInterpolant, HermiteInterpolant, StageInterpolant
+from isocline.solvers.kept import kept, ones
 from isocline.solvers.problem import AbstractProblem
 from isocline.solvers.stepper import AbstractStepper, StepResult
 from isocline.solvers.tableau import Tableau
@@ -263,23 +263,21 @@ class _Slopes(NamedTuple):
         return first.shape == y0.shape and first.dtype == y0.dtype and first.device == y0.device
 
 
-@functools.lru_cache(maxsize=256)
+@kept(maxsize=256)
 def _weights(table: Tableau, dtype: torch.dtype, device: torch.device) -> _Weights:
     def vector(values: tuple[float, ...]) -> Tensor:
         return torch.tensor(values, dtype=dtype, device=device)
 
-    # A tensor made in inference mode could not be used outside of it.
-    with torch.inference_mode(False):
-        nodes = torch.tensor([node for node in table.c[1:] if node != 1], dtype=torch.float64, device=device)
-        return _Weights(
-            tuple(vector(row) for row in table.a[1:]),
-            tuple(_single(row) for row in table.a[1:]),
-            vector(table.b),
-            None if table.error is None else vector(table.error),
-            None if table.second_error is None else vector(table.second_error),
-            nodes,
-            nodes[:, None],
-        )
+    nodes = torch.tensor([node for node in table.c[1:] if node != 1], dtype=torch.float64, device=device)
+    return _Weights(
+        tuple(vector(row) for row in table.a[1:]),
+        tuple(_single(row) for row in table.a[1:]),
+        vector(table.b),
+        None if table.error is None else vector(table.error),
+        None if table.second_error is None else vector(table.second_error),
+        nodes,
+        nodes[:, None],
+    )
 
 
 def _single(row: tuple[float, ...]) -> tuple[int, float] | None:
@@ -292,15 +290,9 @@ def _lengths(dt: Tensor, y0: Tensor) -> Tensor:
     if dt.ndim == 0 or len(dt) == 1:
         return dt.to(y0.dtype) if dt.ndim else dt
     if y0.ndim == 2 and y0.shape[1] <= _SHORT:
-        return torch.outer(dt.to(y0.dtype), _ones(y0.shape[1], y0.dtype, y0.device))
+        return torch.outer(dt.to(y0.dtype), ones(y0.shape[1], y0.dtype, y0.device))
     h = expand_like(dt, y0)
     return torch.empty_like(y0).copy_(h) if y0.numel() <= _SHORT * len(dt) else h.to(y0.dtype)
-
-
-@functools.lru_cache(maxsize=64)
-def _ones(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
-        return torch.ones(size, dtype=dtype, device=device)
 
 
 def _may_overwrite(y0: Tensor) -> bool:

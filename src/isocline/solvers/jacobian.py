@@ -8,7 +8,6 @@ the number of real components.
 from __future__ import annotations
 
 import enum
-import functools
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -18,6 +17,7 @@ from torch import Tensor
 import isocline.solvers.dual_rules  # noqa: F401 - fills in the rules of Dual
 from isocline.shapes import expand_like
 from isocline.solvers.dual import Dual
+from isocline.solvers.kept import kept
 from isocline.solvers.problem import AbstractProblem, ODEProblem
 from isocline.solvers.rows import select_rows
 
@@ -229,12 +229,10 @@ def _by_pulling(problem: AbstractProblem, t: Tensor, y: Tensor, rows: RealRows, 
     return Linearization(value, jacobian, rate, 1)
 
 
-@functools.lru_cache(maxsize=64)
+@kept(maxsize=64)
 def _directions(count: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Unit vectors and, where ``count`` is larger, zeros: shape (count, 1, width)."""
-    # A tensor made in inference mode could not be used outside of it.
-    with torch.inference_mode(False):
-        return torch.eye(count, width, dtype=dtype, device=device)[:, None]
+    return torch.eye(count, width, dtype=dtype, device=device)[:, None]
 
 
 def _by_backpropagation(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from isocline.solvers.kept import kept
 
 __all__ = ["AbstractFactors", "factorize", "shifted"]
 
@@ -49,11 +50,9 @@ def shifted(jacobian: Tensor, scaled: Tensor) -> Tensor:
     return torch.addcmul(identity, scaled[..., None], jacobian, value=-1)
 
 
-@functools.lru_cache(maxsize=64)
+@kept(maxsize=64)
 def _identity(width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    # A tensor made in inference mode could not be used outside of it.
-    with torch.inference_mode(False):
-        return torch.eye(width, dtype=dtype, device=device)
+    return torch.eye(width, dtype=dtype, device=device)
 
 
 def factorize(matrices: Tensor) -> AbstractFactors:
@@ -85,7 +84,6 @@ def _inverse_of_two(matrices: Tensor) -> Tensor:
     return (flat.index_select(1, order) * (signs / determinant[:, None])).view(-1, 2, 2)
 
 
-@functools.lru_cache(maxsize=8)
+@kept(maxsize=8)
 def _adjugate(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    with torch.inference_mode(False):
-        return torch.tensor([3, 1, 2, 0], device=device), torch.tensor([1, -1, -1, 1], dtype=dtype, device=device)
+    return torch.tensor([3, 1, 2, 0], device=device), torch.tensor([1, -1, -1, 1], dtype=dtype, device=device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from isocline.shapes import expand_like
 from isocline.solvers.explicit import RK4, AbstractRungeKutta, Dopri5, Dopri8, Euler, Heun, Heun3
+from isocline.solvers.kept import kept
 from isocline.solvers.polynomial import PolynomialInterpolant, integrated_lagrange
 from isocline.solvers.problem import AbstractProblem
 from isocline.solvers.stage_solvers import FixedPoint
@@ -205,11 +205,9 @@ class _Weights(NamedTuple):
         return total
 
 
-@functools.lru_cache(maxsize=1024)
+@kept(maxsize=1024)
 def _cached(nodes: tuple[float, ...]) -> _Weights:
-    # A tensor made in inference mode could not be used outside of it.
-    with torch.inference_mode(False):
-        coefficients = integrated_lagrange(torch.tensor(nodes, dtype=torch.float64))
+    coefficients = integrated_lagrange(torch.tensor(nodes, dtype=torch.float64))
     return _Weights(tuple(coefficients.sum(-1).tolist()), coefficients)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from isocline.shapes import expand_like
 from isocline.solvers.dense import AbstractInterpolant
 from isocline.solvers.jacobian import Derivative, Linearizer, RealRows
+from isocline.solvers.kept import kept
 from isocline.solvers.linear import AbstractFactors, factorize, shifted
 from isocline.solvers.problem import AbstractProblem
 from isocline.solvers.refinement import RefinedFactors
@@ -224,7 +225,7 @@ class _Weights(NamedTuple):
         return [t1 if at_end else time for at_end, time in zip(self.ends, times, strict=True)]
 
 
-@functools.lru_cache(maxsize=64)
+@kept(maxsize=64)
 def _weights(table: RosenbrockTableau, dtype: torch.dtype, device: torch.device) -> _Weights:
     def column(values: list[float]) -> Tensor:
         return torch.tensor(values, dtype=dtype, device=device)[:, None, None]
@@ -238,15 +239,13 @@ def _weights(table: RosenbrockTableau, dtype: torch.dtype, device: torch.device)
     order += [(table.b, 1.0), (table.error, 0.0)]
     rates = [0.0] * len(order)
     rates[1 : 2 * (count - 1) : 2] = table.rates[1:]
-    # A tensor made in inference mode could not be used outside of it.
-    with torch.inference_mode(False):
-        return _Weights(
-            column([start for _, start in order]),
-            column(rates),
-            tuple(column([row[stage] for row, _ in order[2 * stage :]]) for stage in range(count)),
-            torch.tensor(table.nodes, dtype=torch.float64, device=device),
-            tuple(node == 1 for node in table.nodes),
-        )
+    return _Weights(
+        column([start for _, start in order]),
+        column(rates),
+        tuple(column([row[stage] for row, _ in order[2 * stage :]]) for stage in range(count)),
+        torch.tensor(table.nodes, dtype=torch.float64, device=device),
+        tuple(node == 1 for node in table.nodes),
+    )
 
 
 def _combine(weights: tuple[float, ...], stages: tuple[Tensor, ...]) -> Tensor:

@@ -29,7 +29,7 @@ _CROWDED = 0.8
 """Share of living samples at which the others are taken out."""
 
 
-class Finished(NamedTuple):
+class _Finished(NamedTuple):
     """What all samples have done and when they stopped, in the order of the batch."""
 
     counts: SampleCounts
@@ -342,7 +342,7 @@ class _Loop:
         self.now = select_rows(now, places)
         self.count = count.at(places)
 
-    def finish(self) -> Finished:
+    def finish(self) -> _Finished:
         """Write down what everybody has done, once all are done."""
         gone, t, y = self.departed.gathered()
         gone.add(self.history.until(gone.tried))
@@ -356,8 +356,8 @@ class _Loop:
         if gone.at_event is not None:
             gone.code.masked_fill_(gone.at_event & (gone.code == int(Status.SUCCESS)), int(Status.EVENT))
         if self.departed.whole:
-            return Finished(gone, t)
-        return Finished(gone.in_order(), torch.empty_like(t).index_copy_(0, gone.rows, t))
+            return _Finished(gone, t)
+        return _Finished(gone.in_order(), torch.empty_like(t).index_copy_(0, gone.rows, t))
 
 
 def integrate_samples(

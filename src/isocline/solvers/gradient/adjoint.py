@@ -9,7 +9,6 @@ Source: Chen, Rubanova, Bettencourt, Duvenaud, Neural ordinary differential equa
 
 from __future__ import annotations
 
-import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from isocline.solvers.explicit import Tsit5
 from isocline.solvers.gradient import trees
 from isocline.solvers.gradient.inputs import Inputs, with_start
 from isocline.solvers.gradient.pull import Total
+from isocline.solvers.kept import kept
 from isocline.solvers.problem import AbstractProblem, MarkovProblem, ODEProblem, SDEProblem
 from isocline.solvers.rows import select_rows
 from isocline.solvers.stepper import AbstractStepper
@@ -211,12 +211,11 @@ class ParameterQuadrature(AbstractTape):
         return torch.autograd.grad(slope, wanted, cotangent, allow_unused=True)
 
 
-@functools.lru_cache(maxsize=32)
+@kept(maxsize=32)
 def _gauss(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Nodes and weights of Gauss–Legendre quadrature on [0, 1]."""
     nodes, weights = np.polynomial.legendre.leggauss(count)
-    with torch.inference_mode(False):
-        return (
-            torch.tensor(0.5 * (nodes + 1), dtype=torch.float64, device=device),
-            torch.tensor(0.5 * weights, dtype=torch.float64, device=device),
-        )
+    return (
+        torch.tensor(0.5 * (nodes + 1), dtype=torch.float64, device=device),
+        torch.tensor(0.5 * weights, dtype=torch.float64, device=device),
+    )

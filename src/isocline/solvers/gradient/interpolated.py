@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 
@@ -17,6 +16,7 @@ from isocline.solvers.gradient.base import AbstractAdjoint, Forward, Integrate
 from isocline.solvers.gradient.continuous import BackwardSolver, ContinuousReverse
 from isocline.solvers.gradient.inputs import Inputs, detached_problem
 from isocline.solvers.gradient.stops import Stops
+from isocline.solvers.kept import kept
 from isocline.solvers.problem import AbstractProblem
 from isocline.solvers.solution import SaveAt
 from isocline.solvers.stepper import AbstractStepper
@@ -183,13 +183,12 @@ def _chebyshev(x: Tensor, degree: int) -> Tensor:
     return torch.stack(found[: degree + 1], 1)
 
 
-@functools.lru_cache(maxsize=32)
+@kept(maxsize=32)
 def _lagrange(degree: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Chebyshev–Lobatto nodes on [0, 1], and the matrix from Chebyshev polynomials to their Lagrange basis."""
     nodes = 0.5 - 0.5 * np.cos(np.pi * np.arange(degree + 1) / degree)
     vandermonde = np.polynomial.chebyshev.chebvander(2 * nodes - 1, degree)
-    with torch.inference_mode(False):
-        return (
-            torch.tensor(nodes, dtype=torch.float64, device=device),
-            torch.tensor(np.linalg.inv(vandermonde), dtype=torch.float64, device=device),
-        )
+    return (
+        torch.tensor(nodes, dtype=torch.float64, device=device),
+        torch.tensor(np.linalg.inv(vandermonde), dtype=torch.float64, device=device),
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from isocline.shapes import expand_like
 from isocline.solvers.explicit import AbstractRungeKutta
 from isocline.solvers.gradient.pull import AbstractPull, GraphPull, Pulled, Repeat, Total
+from isocline.solvers.kept import kept
 from isocline.solvers.stepper import AbstractStepper
 from isocline.solvers.tableau import Tableau
 
@@ -229,16 +229,14 @@ class _Weights(NamedTuple):
     powers: Tensor
 
 
-@functools.lru_cache(maxsize=256)
+@kept(maxsize=256)
 def _weights(table: Tableau, dtype: torch.dtype, device: torch.device) -> _Weights:
     points = table.a if table.first_same_as_last else (*table.a, table.b)
     stages = len(table.b)
-    # A tensor made in inference mode could not be used outside of it.
-    with torch.inference_mode(False), torch.no_grad():
-        rows = tuple(torch.tensor(row, dtype=dtype, device=device) for row in points)
-        after = [[row[index] for row in points[index + 1 :]] for index in range(stages)]
-        columns = tuple(torch.tensor(column, dtype=dtype, device=device) for column in after)
-        used = tuple(any(column) for column in after)
-        dense = torch.tensor(table.dense or ((),), dtype=torch.float64, device=device)
-        powers = torch.arange(1, dense.shape[1] + 1, dtype=torch.float64, device=device)
+    rows = tuple(torch.tensor(row, dtype=dtype, device=device) for row in points)
+    after = [[row[index] for row in points[index + 1 :]] for index in range(stages)]
+    columns = tuple(torch.tensor(column, dtype=dtype, device=device) for column in after)
+    used = tuple(any(column) for column in after)
+    dense = torch.tensor(table.dense or ((),), dtype=torch.float64, device=device)
+    powers = torch.arange(1, dense.shape[1] + 1, dtype=torch.float64, device=device)
     return _Weights(rows, columns, used, max(index for index in range(stages) if used[index]), dense, powers)
