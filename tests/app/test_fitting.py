@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from isocline.app.crosschecks import disagreements
-from isocline.app.fitting import family, locate, misfit, objective_misfit
+from isocline.app.fitting import family, locate, misfit, objective_misfit, trial
 from isocline.objectives.masked import MaskedDiffusion
 from isocline.objectives.matching import DenoisingMatching
 from isocline.processes.embedding import EmbeddingProcess
@@ -109,6 +109,29 @@ def test_a_composition_that_does_not_fit_names_key_and_cure(config, key, parts):
     found = {problem.key: problem.message for problem in disagreements(config)}
     assert key in found, found
     assert all(part in found[key] for part in parts), found[key]
+
+
+NOISE = {"_target_": "isocline.processes.prediction.NoisePrediction"}
+
+
+def section(group, name, **changes):
+    return {**yaml.safe_load((CONF / group / f"{name}.yaml").read_text()), **changes}
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun", "ddim", "dpmpp_2m", "edm_heun"])
+def test_a_prediction_that_cannot_be_inverted_at_an_end_is_refused_before_training(sampler):
+    # α(1) = 0: noise alone does not tell where the data are.
+    reason = trial(section("sampler", sampler), section("process", "linear", prediction=NOISE), [2, 4], False)
+    assert "values that are not finite with NoisePrediction from t=0.0 to 1.0" in reason
+    assert "set t_min or t_max" in reason
+    inside = section("process", "linear", prediction=NOISE, t_max=0.999)
+    assert trial(section("sampler", sampler), inside, [2, 4], False) is None
+
+
+def test_a_slope_that_is_infinite_at_an_end_is_refused_though_the_least_budget_does_not_meet_it():
+    interpolant = section("process", "interpolant")
+    assert "not finite with VPrediction" in trial(section("sampler", "heun"), interpolant, [1, 4], False)
+    assert trial(section("sampler", "edm_heun"), interpolant, [1, 4], False) is None
 
 
 def _has_parts_of_its_own(path):

@@ -109,7 +109,7 @@ def test_any_other_width_is_made_afterwards_to_its_projection_error(width: float
     kept = made.profiles()
     found = synthesise(kept.times, kept.gammas, 1000.0, exponent(width))
     assert found.error < 0.03
-    assert float(found.coefficients.sum()) == pytest.approx(1.0, abs=0.01)
+    assert float(found.coefficients.sum()) == pytest.approx(1.0, abs=1e-9)
     # A difference d of profiles changes Σ d_k θ_k by at most ‖d‖ ‖θ‖ over the steps, by the Cauchy–Schwarz inequality.
     path = Recorder()
     walk(path, 1000)
@@ -117,6 +117,14 @@ def test_any_other_width_is_made_afterwards_to_its_projection_error(width: float
     distance = (parameters(made.network) - direct.averages[0]).abs()
     assert (distance < found.error * norm * torch.stack(path.weights).norm(dim=0) + 1e-9).all()
     assert float(distance.max()) < 0.2 * float((made.averages[1] - direct.averages[0]).abs().max())
+
+
+@pytest.mark.parametrize("width", [0.03, 0.07, 0.2, 0.28])
+def test_weights_at_rest_stay_what_they_are_at_any_width(width: float) -> None:
+    average = PowerFunctionAverage(network(), width, tracked=(0.05, 0.1))
+    for _ in range(500):
+        average.update(network())
+    torch.testing.assert_close(parameters(average.network), parameters(network()), rtol=0, atol=1e-8)
 
 
 def test_more_snapshots_bring_the_synthesis_closer() -> None:

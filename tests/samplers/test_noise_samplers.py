@@ -210,6 +210,8 @@ def test_every_grid_takes_every_sampler(grid) -> None:
     [
         (lambda: DDIMSampler(UniformTimeGrid(), eta=1.5), "eta=1.5"),
         (lambda: EDMHeunSampler(UniformTimeGrid(), churn=-1), "churn=-1"),
+        (lambda: EDMHeunSampler(UniformTimeGrid(), churn=math.nan), "churn=nan"),
+        (lambda: EDMHeunSampler(UniformTimeGrid(), churn=10, churn_min=2, churn_max=1), "churn_min at most churn_max"),
         (lambda: NoiseMultistepSampler(5, EqualSteps(), UniformTimeGrid()), "order=5"),
         (lambda: PredictorCorrectorSampler(UniformTimeGrid(), ratio=2), "ratio=2"),
     ],

@@ -45,6 +45,9 @@ class ConfigurationError(ValueError):
 _BASES = ("GaussianProcess", "AbstractCorruption", "AbstractKernel")
 """Classes of processes that stand for their whole family."""
 
+_SOME_STEPS = 8
+"""A budget that pays for some steps of any sampler."""
+
 
 def locate(name: Any) -> Callable[..., Any]:
     """Import what a ``_target_`` names.
@@ -155,7 +158,7 @@ def class_of(node: Mapping[str, Any]) -> type | None:
 
 
 def trial(sampler: Mapping[str, Any], process: Mapping[str, Any], budgets: Any, labelled: bool) -> str | None:
-    """Try a sampler on its process, with a network that predicts zeros for images; return why it refuses."""
+    """Try a sampler on its process, with a network that predicts zeros for images; return why it cannot work."""
     import torch
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
@@ -164,6 +167,7 @@ def trial(sampler: Mapping[str, Any], process: Mapping[str, Any], budgets: Any, 
     from isocline.processes.denoiser import Denoiser
     from isocline.processes.gaussian import GaussianProcess
     from isocline.samplers.discrete import AbstractDiscreteSampler
+    from isocline.solvers.solution import Status
 
     try:
         made, on = instantiate(dict(sampler), _convert_="all"), instantiate(dict(process), _convert_="all")
@@ -175,8 +179,16 @@ def trial(sampler: Mapping[str, Any], process: Mapping[str, Any], budgets: Any, 
         elif isinstance(on, GaussianProcess) and hasattr(made, "sample"):
             nfe = min(budgets) if isinstance(budgets, list) and budgets and all(map(_whole, budgets)) else 1
             denoiser = Denoiser(lambda t, x, cond: torch.zeros_like(x), on)  # type: ignore[arg-type]
-            cond = torch.zeros(1, dtype=torch.int64) if labelled else None
-            made.sample(denoiser, torch.zeros(1, 1, 2, 2), max(nfe, 1), cond=cond, generator=torch.Generator())
+            cond, start = torch.zeros(1, dtype=torch.int64) if labelled else None, torch.ones(1, 1, 2, 2)
+            # The least budget has to do, and some steps of any method have to be finite.
+            for calls in (max(nfe, 1), max(nfe, _SOME_STEPS)):
+                found = made.sample(denoiser, start, calls, cond=cond, generator=torch.Generator())
+            if bool((found.status == int(Status.NON_FINITE)).any()):
+                return (
+                    f"{type(made).__name__} meets values that are not finite with {type(on.prediction).__name__} from "
+                    f"t={on.t_min} to {on.t_max}: a coefficient is infinite at an end; set t_min or t_max a little "
+                    "inside, or take another prediction"
+                )
     except (ValueError, TypeError) as error:
         return one_line(error)
     return None

@@ -86,7 +86,10 @@ def _products(t: Tensor, gamma: Tensor, s: Tensor, delta: Tensor) -> Tensor:
 
 
 def synthesise(times: Tensor, gammas: Tensor, time: float, gamma: float) -> Synthesis:
-    """Find the combination of profiles that is nearest in L² to p(·; time, γ).
+    """Find the combination of profiles, of coefficients that sum to one, that is nearest in L² to p(·; time, γ).
+
+    The article's combinations are free; held to one, weights that have come to rest stay what they are, whatever the
+    width.
 
     Args:
         times: of the kept averages, ``(N,)``.
@@ -106,8 +109,10 @@ def synthesise(times: Tensor, gammas: Tensor, time: float, gamma: float) -> Synt
     # Unit norms: profiles of early steps are narrow and high, and the matrix is nearly singular as it is.
     norms = inner.diagonal().sqrt()
     scaled = inner / norms[:, None] / norms[None]
-    solution = torch.linalg.lstsq(scaled, (aside / norms)[:, None], rcond=1e-12, driver="gelsd").solution[:, 0]
-    coefficients = solution / norms
+    right = torch.stack([aside / norms, 1.0 / norms], 1)
+    free, lift = (torch.linalg.lstsq(scaled, right, rcond=1e-12, driver="gelsd").solution / norms[:, None]).unbind(1)
+    # Lagrange's condition for the sum.
+    coefficients = free + lift * ((1.0 - free.sum()) / lift.sum())
     rest = square - 2 * coefficients @ aside + coefficients @ inner @ coefficients
     return Synthesis(coefficients, math.sqrt(max(0.0, float(rest)) / square))
 

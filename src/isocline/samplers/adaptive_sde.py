@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -65,8 +66,8 @@ class AdaptiveSDESampler(AbstractSampler):
         margin: float = 1e-3,
         wrap: Callable[[AbstractDenoiser], AbstractDenoiser] | None = None,
     ) -> None:
-        if eta < 0:
-            raise ValueError(f"eta={eta} must not be negative")
+        if not 0 <= eta < math.inf:
+            raise ValueError(f"eta={eta} must be finite and not negative")
         if not 0 < margin <= 0.1:
             raise ValueError(f"margin={margin} must be above 0 and at most 0.1")
         self.stepper, self.controller = stepper, controller

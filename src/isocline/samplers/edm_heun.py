@@ -29,7 +29,7 @@ class EDMHeunSampler(AbstractStraightPathSampler):
         wrap: what is put around the denoiser first (clipping, say).
 
     Raises:
-        ValueError: if a number is negative.
+        ValueError: if a number is out of range.
 
     Source: *Elucidating the Design Space of Diffusion-Based Generative Models*, Karras et al., 2022, Algorithms 1, 2.
     """
@@ -44,10 +44,10 @@ class EDMHeunSampler(AbstractStraightPathSampler):
         wrap: Callable[[AbstractDenoiser], AbstractDenoiser] | None = None,
     ) -> None:
         super().__init__(grid, wrap)
-        if min(churn, churn_min, churn_max, churn_noise) < 0:
+        if not (0 <= churn < math.inf and 0 <= churn_min <= churn_max and 0 <= churn_noise < math.inf):
             raise ValueError(
                 f"churn={churn}, churn_min={churn_min}, churn_max={churn_max}, churn_noise={churn_noise}: none may be "
-                "negative"
+                "negative, churn and churn_noise must be finite, and churn_min at most churn_max"
             )
         self.churn, self.churn_min, self.churn_max, self.churn_noise = churn, churn_min, churn_max, churn_noise
 

@@ -106,7 +106,7 @@ class _RuleSampler(AbstractSampler):
         rule = self.rule(denoiser)
         cost = rule.nfe_per_step * denoiser.evaluations
         if nfe < cost:
-            raise ValueError(f"nfe={nfe} does not pay for one step of {type(self).__name__} ({cost} forwards)")
+            raise ValueError(f"nfe={nfe} does not pay for one step of {type(self).__name__}; give {cost} at least")
         times = self.grid(denoiser.process, TimeVariable(), nfe // cost)
         times[-1] = self.end(denoiser)
         return integrate(denoiser, x1, rule, TimeVariable(), times, cond, save_steps)

@@ -59,7 +59,7 @@ class PredictorCorrectorSampler(AbstractStraightPathSampler):
     ) -> AbstractStepper:
         """Return predictor and corrector; see the base class."""
         step: AbstractNoiseStep = DDIMStep()
-        if len(positions) == 2:
+        if len(positions) == 2 or self.corrections == self.eta == 0:
             return NoiseStepper(step, positions)
         streams = required(generator, f"corrections={self.corrections} (or eta={self.eta})")
         if self.eta > 0:

@@ -54,10 +54,11 @@ class Restarted(AbstractNoiseStep):
 
 
 class _Plan(NamedTuple):
-    """What a budget buys: steps of Heun, and restarts."""
+    """What a budget buys: steps of Heun, restarts, and the steps of each."""
 
     steps: int
     repeats: int
+    inner: int
 
 
 class RestartSampler(AbstractStraightPathSampler):
@@ -65,14 +66,15 @@ class RestartSampler(AbstractStraightPathSampler):
 
     The interval's lower end is the point of the grid that is nearest to ``low`` (in λ). At most half of the budget goes
     to restarts: one that does not pay for all of them has fewer, or none, and so has one whose few steps leave no point
-    of the grid below ``high``.
+    of the grid below ``high``. Where all of them cost less than a quarter, their steps grow more, up to that: with the
+    budget both kinds of steps become as short as one likes.
 
     Args:
         grid: where the steps lie, the restarts apart.
         low: σ/α at which a restart begins.
         high: σ/α up to which it goes; not above generation's start.
         repeats: K, number of restarts.
-        inner: steps of each, of two evaluations, on EDM's grid between the two.
+        inner: least steps of each, of two evaluations, on EDM's grid between the two.
         wrap: what is put around the denoiser first (clipping, say).
 
     Raises:
@@ -107,20 +109,22 @@ class RestartSampler(AbstractStraightPathSampler):
     ) -> AbstractStepper:
         """Return Heun's step with its restarts; see the base class."""
         step: AbstractNoiseStep = HeunStep()
-        repeats = self._plan(denoiser.process, calls).repeats
-        if repeats:
-            step = Restarted(step, self._path(positions), repeats, required(generator, f"repeats={self.repeats}"))
+        plan = self._plan(denoiser.process, calls)
+        if plan.repeats:
+            streams = required(generator, f"repeats={self.repeats}")
+            step = Restarted(step, self._path(positions, plan.inner), plan.repeats, streams)
         return NoiseStepper(step, positions)
 
     def _plan(self, process: GaussianProcess, calls: int) -> _Plan:
         """As many restarts as half of the budget pays for, if the steps that are left reach the interval; else none."""
         for repeats in range(min(self.repeats, calls // (4 * self.inner)), 0, -1):
-            steps = (calls - 2 * self.inner * repeats + 1) // 2
-            if self._path(self.grid(process, self.variable, steps).tolist()):
-                return _Plan(steps, repeats)
-        return _Plan((calls + 1) // 2, 0)
+            inner = max(self.inner, calls // (8 * repeats)) if repeats == self.repeats else self.inner
+            steps = (calls - 2 * inner * repeats + 1) // 2
+            if self._path(self.grid(process, self.variable, steps).tolist(), inner):
+                return _Plan(steps, repeats, inner)
+        return _Plan((calls + 1) // 2, 0, 0)
 
-    def _path(self, positions: Sequence[float]) -> tuple[float, ...]:
+    def _path(self, positions: Sequence[float], inner: int) -> tuple[float, ...]:
         """Positions of a restart, empty where no point of the grid lies below the interval's upper end."""
         top = min(self.high / (1 + self.high), positions[0])
         below = [s for s in positions[1:-1] if s < top]
@@ -128,5 +132,5 @@ class RestartSampler(AbstractStraightPathSampler):
             return ()
         last = min(below, key=lambda s: abs(math.log(noise_ratio(s) / self.low)))
         first_root, last_root = (noise_ratio(s) ** (1 / _POWER) for s in (top, last))
-        ratios = torch.linspace(first_root, last_root, self.inner + 1, dtype=torch.float64) ** _POWER
+        ratios = torch.linspace(first_root, last_root, inner + 1, dtype=torch.float64) ** _POWER
         return (top, *(ratios / (1 + ratios)).tolist()[1:-1], last)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -76,8 +77,8 @@ class ReverseSDESampler(AbstractStraightPathSampler):
         wrap: Callable[[AbstractDenoiser], AbstractDenoiser] | None = None,
     ) -> None:
         super().__init__(grid, wrap)
-        if eta < 0:
-            raise ValueError(f"eta={eta} must not be negative")
+        if not 0 <= eta < math.inf:
+            raise ValueError(f"eta={eta} must be finite and not negative")
         self.method, self.eta = stepper, eta
 
     def steps(self, process: GaussianProcess, calls: int) -> int:
