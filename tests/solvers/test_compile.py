@@ -6,7 +6,19 @@ import pytest
 import torch
 from torch import nn
 
-from isocline.solvers import ConstantSteps, Dopri5, ODEProblem, PIDController, Rodas5P, SaveAt, Status, Tsit5, solve
+from isocline.solvers import (
+    Auto,
+    ConstantSteps,
+    Dopri5,
+    Kvaerno5,
+    ODEProblem,
+    PIDController,
+    Rodas5P,
+    SaveAt,
+    Status,
+    Tsit5,
+    solve,
+)
 from isocline.solvers.compiled import CompiledStep
 
 F64 = torch.float64
@@ -178,3 +190,17 @@ def test_a_compiled_solve_takes_the_slope_beyond_a_jump(count):
     assert torch.equal(plain.stats.nfe, compiled.stats.nfe)
     assert torch.equal(plain.stats.rejected, compiled.stats.rejected)
     torch.testing.assert_close(compiled.final, torch.full((3, 1), math.exp(-0.5), dtype=F64), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("stepper", [Kvaerno5(), Auto(), Rodas5P(refinements=2)], ids=lambda s: type(s).__name__)
+def test_steps_that_branch_by_their_numbers_are_refused_by_name(stepper):
+    with pytest.raises(ValueError, match=f"cannot trace {type(stepper).__name__}"):
+        solve(problem(2), stepper, CONTROL, compiled=CompiledStep())
+
+
+def test_jumps_do_not_compile_again(count):
+    step, controller = CompiledStep(count), PIDController(1e-6, 1e-8, jump_ts=[0.5])
+    with torch.no_grad():
+        for _ in range(2):
+            solve(problem(3), Tsit5(), controller, compiled=step)
+    assert step.compilations == count.graphs == 1

@@ -104,3 +104,50 @@ def test_conditions_of_another_shape_and_unknown_directions_are_refused():
         drop(HEIGHT, GRAVITY, event=Event(lambda t, y, cond: y))
     with pytest.raises(ValueError, match="direction=2"):
         Event(ground, direction=2)
+
+
+@pytest.mark.parametrize("direction", [0, 1, -1])
+def test_balls_that_start_again_where_they_landed_bounce(direction):
+    # Rounding leaves some of them just below the ground, which they then cross within no time at all.
+    height = torch.arange(40, dtype=F64) / 7 + 0.5
+    first = drop(height, torch.ones(40, dtype=F64), event=Event(ground))
+    again = torch.stack([first.final[:, 0], -first.final[:, 1]], 1)
+    problem = ODEProblem(fall, again, first.stopped_at, first.stopped_at + 50, torch.ones(40, dtype=F64))
+    bounced = solve(problem, Tsit5(), CONTROL, event=Event(ground, direction))
+    assert bool((bounced.succeeded | (bounced.status == int(Status.EVENT))).all())
+    assert not bool(bounced.final.isnan().any())
+    if direction == -1:
+        exact = 2 * (2 * height).sqrt()
+        torch.testing.assert_close(bounced.stopped_at - first.stopped_at, exact, rtol=1e-8, atol=0)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_an_event_within_rounding_of_the_start_is_an_event(joint):
+    problem = ODEProblem(lambda t, y, c: torch.ones_like(y), torch.full((1, 1), -1e-17, dtype=F64), 1.0, 4.0)
+    solution = solve(problem, Tsit5(), PIDController(1e-9, 1e-9, joint=joint), event=Event(ground))
+    assert solution.status.tolist() == [Status.EVENT]
+    assert float(solution.stopped_at) == 1.0
+    assert float(solution.final) == pytest.approx(0.0, abs=1e-16)
+
+
+def test_a_batch_that_stays_whole_finds_the_event_of_each_sample():
+    level = torch.tensor([1.0, 2.0, 9.0, 3.0], dtype=F64)
+    problem = ODEProblem(
+        lambda t, y, c: torch.ones_like(y), torch.zeros(4, 1, dtype=F64), 0.0, 4.0, level, is_separable=False
+    )
+    solution = solve(problem, Tsit5(), CONTROL, event=Event(lambda t, y, c: y[:, 0] - c))
+    torch.testing.assert_close(solution.stopped_at, level.clamp(max=4.0), rtol=1e-12, atol=0)
+    assert solution.status.tolist() == [Status.EVENT, Status.EVENT, Status.SUCCESS, Status.EVENT]
+
+
+def test_a_grid_that_keeps_its_steps_ends_at_the_event_of_a_sample_with_a_span_of_its_own():
+    span = torch.tensor([4.0], dtype=F64)
+    problem = ODEProblem(lambda t, y, c: torch.ones_like(y), torch.full((1, 1), -2.5, dtype=F64), 0 * span, span)
+    solution = solve(problem, Heun(), ConstantSteps(4), SaveAt(steps=True), event=Event(ground))
+    assert solution.ts.flatten().tolist() == pytest.approx([0.0, 1.0, 2.0, 2.5])
+
+
+def test_nothing_is_recorded_where_nothing_requires_grad():
+    solution = drop(HEIGHT, GRAVITY)
+    assert not solution.stopped_at.requires_grad
+    assert not solution.final.requires_grad

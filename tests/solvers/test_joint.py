@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from isocline.solvers import Dopri5, ODEProblem, PIDController, SaveAt, Status, Tsit5, solve
+from isocline.solvers.gradient import BacksolveAdjoint, CheckpointedAdjoint, DiscreteAdjoint
 
 F64 = torch.float64
 
@@ -66,3 +67,15 @@ def test_samples_with_their_own_spans_are_refused():
     y0, t1 = torch.ones(2, 1, dtype=F64), torch.tensor([1.0, 2.0], dtype=F64)
     with pytest.raises(ValueError, match="one span"):
         solve(ODEProblem(lambda t, y, c: -y, y0, 0.0, t1), Tsit5(), PIDController(joint=True))
+
+
+@pytest.mark.parametrize("gradient", [None, DiscreteAdjoint(), CheckpointedAdjoint(), BacksolveAdjoint()])
+def test_a_span_that_is_a_point_ends_where_it_starts(gradient):
+    y0 = torch.tensor([[1.0, 0.5]], dtype=F64, requires_grad=True)
+    rate = torch.tensor([4.0], dtype=F64, requires_grad=True)
+    solution = solve(ODEProblem(turning, y0, 1.0, 1.0, rate), Tsit5(), PIDController(joint=True), gradient=gradient)
+    assert solution.succeeded.all()
+    assert torch.equal(solution.final, y0)
+    by_y0, by_rate = torch.autograd.grad(solution.final.sum(), [y0, rate], allow_unused=True)
+    assert torch.equal(by_y0, torch.ones_like(y0))
+    assert by_rate is None or not bool(by_rate.any())

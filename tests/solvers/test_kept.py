@@ -26,5 +26,5 @@ def test_what_inference_mode_made_serves_a_gradient_later():
     leaf = torch.full((7,), 2.0, dtype=torch.float64, requires_grad=True)
     (leaf * made).sum().backward()
     assert torch.equal(leaf.grad, made)
-    with pytest.raises(RuntimeError, match="[Ii]nference"):
+    with pytest.raises(RuntimeError, match=r"[Ii]nference"):
         (leaf * plain).sum().backward()

@@ -270,3 +270,13 @@ def test_a_starter_can_be_chosen():
 def test_orders_out_of_range_are_refused(kind, order):
     with pytest.raises(ValueError, match=f"order={order}"):
         kind(order)
+
+
+@pytest.mark.parametrize("stepper", STEPPERS, ids=label)
+@pytest.mark.parametrize("t0", [1.0, torch.tensor([0.0, 1.0], dtype=torch.float64)], ids=["shared", "own"])
+def test_a_span_that_is_a_point_leads_nowhere(stepper, t0):
+    solution = solve(ODEProblem(swing, START, t0, torch.ones(2, dtype=torch.float64)), stepper, ConstantSteps(8))
+    assert solution.succeeded.all()
+    torch.testing.assert_close(solution.final[1], START[1], rtol=0, atol=0)
+    shared = solve(ODEProblem(swing, START, 1.0, 1.0), stepper, ConstantSteps(8))
+    torch.testing.assert_close(shared.final, START, rtol=0, atol=0)

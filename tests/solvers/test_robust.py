@@ -201,3 +201,29 @@ def test_a_slope_narrower_than_the_state_keeps_the_dtype_of_the_state():
     end = solve(ODEProblem(lambda t, y, c: y.bfloat16(), torch.ones(1, 1), 0.0, 1.0), Euler(), ConstantSteps(2)).final
     assert end.dtype == torch.float32
     assert end.item() == 2.25
+
+
+@pytest.mark.parametrize("name", ["t0", "t1"])
+def test_a_time_that_is_no_number_is_a_status_of_its_sample(name):
+    time = torch.tensor([0.5, math.nan], dtype=F64)
+    span = {"t0": 0.0, "t1": 1.0, name: time}
+    y0 = torch.ones(2, 1, dtype=F64)
+    solution = solve(ODEProblem(lambda t, y, c: -y, y0, **span), Tsit5(), CONTROL)
+    assert solution.status.tolist() == [Status.SUCCESS, Status.NON_FINITE]
+    assert float(solution.final[0]) == pytest.approx(math.exp(-0.5), rel=1e-5)
+
+
+def test_shapes_that_do_not_fit_are_named_with_what_would():
+    def field(t, y, cond):
+        return -y
+
+    y0 = torch.ones(2, 3, dtype=F64)
+    with pytest.raises(ValueError, match=r"t1 has shape \(2, 1\); expected a float or \(2,\)"):
+        solve(ODEProblem(field, y0, 0.0, torch.ones(2, 1, dtype=F64)), Euler(), ConstantSteps(2))
+    for joint in (False, True):
+        wrong = PIDController(1e-6, torch.full((4,), 1e-6, dtype=F64), joint=joint)
+        with pytest.raises(ValueError, match=r"atol has shape \(4,\), the state of a sample \(3,\)"):
+            solve(ODEProblem(field, y0, 0.0, 1.0), Tsit5(), wrong)
+    spans = torch.tensor([2.0, 1.0], dtype=F64)
+    with pytest.raises(ValueError, match=r"1\.5, outside the span of sample 1 from 0\.0 to 1\.0"):
+        solve(ODEProblem(field, y0, 0.0, spans), Tsit5(), CONTROL, SaveAt(ts=[1.5]))

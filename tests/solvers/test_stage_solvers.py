@@ -1,12 +1,20 @@
 """Newton and fixed-point iteration for the stages of implicit methods: what they find and cost, how they fail."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from implicit_methods import KINDS, START, logistic, logistic_jacobian, van_der_pol
 
-from isocline.solvers import ConstantSteps, Euler, ODEProblem, Status, solve
-from isocline.solvers.implicit_runge_kutta import GaussLegendre4, ImplicitEuler, RadauIIA5, Trapezoid
+from isocline.solvers import ConstantSteps, Euler, Kvaerno5, ODEProblem, PIDController, Rodas5P, Status, solve
+from isocline.solvers.implicit_runge_kutta import (
+    GaussLegendre4,
+    ImplicitEuler,
+    ImplicitMidpoint,
+    RadauIIA5,
+    Trapezoid,
+)
 from isocline.solvers.stage_newton import Newton
 from isocline.solvers.stage_solvers import FixedPoint
 
@@ -115,3 +123,34 @@ def test_stage_solvers_refuse_senseless_options():
         Newton(iterations=0)
     with pytest.raises(ValueError, match=r"tol=-1\.0"):
         FixedPoint(tol=-1.0)
+
+
+@pytest.mark.parametrize("stepper", [ImplicitEuler(), ImplicitMidpoint()])
+def test_a_field_that_differentiates_by_its_argument_can_be_stepped_implicitly(stepper):
+    """As Hamiltonian networks do: they make a leaf of an argument that requires no grad."""
+
+    def field(t, y, cond):
+        with torch.enable_grad():
+            point = y if y.requires_grad else y.detach().requires_grad_()
+            return torch.autograd.grad(-(point**3).sum(), point, create_graph=True)[0]
+
+    y0 = torch.tensor([[1.0, 2.0]], dtype=torch.float64)
+    found = solve(ODEProblem(field, y0, 0.0, 1.0), stepper, ConstantSteps(200)).final
+    torch.testing.assert_close(found, 1 / (1 / y0 + 3), rtol=2e-2, atol=0)
+
+
+@pytest.mark.parametrize("stepper", [ImplicitMidpoint(), Kvaerno5(), Rodas5P()], ids=lambda s: type(s).__name__)
+def test_derivatives_by_backpropagation_leave_no_graph_where_nothing_requires_grad(stepper):
+    weight = torch.tensor(1.0, dtype=torch.float64)
+
+    def field(t, y, cond):
+        # Sorting has no rule on dual numbers.
+        return -weight * torch.sort(y, 1).values
+
+    y0 = torch.tensor([[1.0, 2.0]], dtype=torch.float64)
+    controller = ConstantSteps(4) if stepper.error_order is None else PIDController(1e-6, 1e-6)
+    assert not solve(ODEProblem(field, y0, 0.0, 1.0), stepper, controller).final.requires_grad
+    weight.requires_grad_()
+    final = solve(ODEProblem(field, y0, 0.0, 1.0), stepper, controller).final
+    (found,) = torch.autograd.grad(final.sum(), weight)
+    assert float(found) == pytest.approx(-3 * math.exp(-1), rel=0.05)

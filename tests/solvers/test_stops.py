@@ -3,7 +3,18 @@
 import pytest
 import torch
 
-from isocline.solvers import Dopri5, Heun, ODEProblem, PIDController, Tsit5, solve
+from isocline.solvers import (
+    Auto,
+    Dopri5,
+    Heun,
+    Kvaerno5,
+    ODEProblem,
+    PIDController,
+    Rodas5P,
+    SaveAt,
+    Tsit5,
+    solve,
+)
 
 F64 = torch.float64
 JUMP = 1 / 3
@@ -66,3 +77,20 @@ def test_samples_with_stops_are_independent_of_each_other():
         alone = solve(ODEProblem(lambda t, y, c: -y * y, y0[rows], 0.0, t1[rows]), Tsit5(), controller)
         assert torch.equal(alone.final[0], batch.final[index])
         assert alone.stats.nfe[0] == batch.stats.nfe[index]
+
+
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("span", [(0.0, 1.0), (1.0, 0.0)])
+@pytest.mark.parametrize("side", [torch.lt, torch.le])
+@pytest.mark.parametrize("stepper", [Tsit5(), Dopri5(), Rodas5P(), Kvaerno5(), Auto()], ids=lambda s: type(s).__name__)
+def test_a_jump_is_seen_from_both_sides_whatever_the_field_returns_at_it(joint, span, side, stepper):
+    def field(t, y, cond):
+        return torch.where(side(t, torch.tensor(0.5, dtype=F64)), 1.0, -3.0).to(F64).reshape(-1, 1).expand_as(y)
+
+    problem = ODEProblem(field, torch.zeros(2, 1, dtype=F64), *span)
+    controller = PIDController(1e-9, 1e-9, joint=joint, jump_ts=[0.5])
+    solution = solve(problem, stepper, controller, SaveAt(ts=[0.5, span[1]]))
+    middle = 0.5 if span[0] < span[1] else 1.5
+    wanted = torch.tensor([middle, -1.0 if span[0] < span[1] else 1.0], dtype=F64)
+    torch.testing.assert_close(solution.ys[:, :, 0], wanted[:, None].expand(2, 2), rtol=1e-13, atol=0)
+    assert solution.stats.rejected.max() == 0

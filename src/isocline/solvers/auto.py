@@ -56,6 +56,8 @@ class Auto(AbstractStepper):
     Automatic selection of methods for solving stiff and nonstiff systems (1983).
     """
 
+    compiles = False
+
     def __init__(
         self,
         nonstiff: AbstractRungeKutta | None = None,

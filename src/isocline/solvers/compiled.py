@@ -11,6 +11,7 @@ from torch import Tensor
 
 from isocline.solvers.columns import SplitColumns
 from isocline.solvers.controller import AbstractAdaptiveController
+from isocline.solvers.inside import InsideSteps
 from isocline.solvers.ledger import RUNNING
 from isocline.solvers.problem import AbstractProblem, ODEProblem, VectorField
 from isocline.solvers.rows import map_tensors
@@ -175,6 +176,8 @@ def _settings(tool: Any) -> Any:
     if dataclasses.is_dataclass(tool):
         values = tuple(getattr(tool, field.name) for field in dataclasses.fields(tool))
         return type(tool), tuple(value if isinstance(value, Tensor) else _hashable(value) for value in values)
+    if isinstance(tool, InsideSteps):
+        return InsideSteps, _settings(tool.inner)
     return tool if vars(tool) else type(tool)
 
 

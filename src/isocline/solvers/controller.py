@@ -88,8 +88,17 @@ class ConstantSteps(AbstractGrid):
         self._n = n
 
     def times(self, problem: AbstractProblem) -> Tensor:
-        """Equidistant times whose ends are exactly the problem's."""
+        """Equidistant times whose ends are exactly the problem's.
+
+        Raises:
+            ValueError: if there are neither one time nor one for each sample.
+        """
         t0, t1 = _host(problem.t0), _host(problem.t1)
+        for name, time in (("t0", t0), ("t1", t1)):
+            if time.ndim and time.shape not in ((1,), (len(problem.start),)):
+                raise ValueError(
+                    f"{name} has shape {tuple(time.shape)}; expected a float or ({len(problem.start)},), one per sample"
+                )
         share = torch.linspace(0, 1, self._n + 1, dtype=torch.float64)
         if t0.ndim or t1.ndim:
             share = share[:, None]
@@ -240,7 +249,8 @@ class PIDController(AbstractAdaptiveController):
         joint: one norm over the whole batch and one step size for all: for homogeneous batches, and where the batch is
             one system. One hard sample among many easy ones is hidden by the mean.
         step_ts: times at which a step has to end.
-        jump_ts: likewise, where the field jumps: the slope is evaluated again just beyond.
+        jump_ts: likewise, where the field jumps: it is asked just before, and again just after, in either direction of
+            time and whatever it returns at the jump itself. A jump at an end of the span is not one of these.
 
     Raises:
         ValueError: if a value is out of range.
@@ -286,8 +296,17 @@ class PIDController(AbstractAdaptiveController):
     def initial_step(
         self, problem: AbstractProblem, stepper: AbstractStepper, t0: Tensor, t1: Tensor, slope: Tensor | None
     ) -> InitialStep:
-        """Step for which an explicit Euler step would be accurate: Hairer, Nørsett, Wanner I, section II.4."""
+        """Step for which an explicit Euler step would be accurate: Hairer, Nørsett, Wanner I, section II.4.
+
+        Raises:
+            ValueError: if ``atol`` does not fit the state.
+        """
         span, y0 = t1 - t0, problem.start
+        if isinstance(self.atol, Tensor) and self.atol.ndim and not _broadcasts(self.atol, y0):
+            raise ValueError(
+                f"atol has shape {tuple(self.atol.shape)}, the state of a sample {tuple(y0.shape[1:])}; give one "
+                "number, or one for each component"
+            )
         bound = span.abs().clamp_(max=self.dt_max)
         if self.dt0 is not None:
             return InitialStep(bound.clamp_(max=self.dt0), 0)
@@ -393,8 +412,14 @@ class PIDController(AbstractAdaptiveController):
         if self.norm is not root_mean_square:
             return float(self.norm(ratio).square())
         flat = ratio.reshape(-1)
-        return float(torch.dot(flat, flat)) / flat.numel()
+        return float(torch.dot(flat, flat)) / (flat.numel() or 1)
 
 
 def _host(time: Time) -> Tensor:
     return torch.as_tensor(time, dtype=torch.float64, device="cpu").detach()
+
+
+def _broadcasts(atol: Tensor, y0: Tensor) -> bool:
+    """Whether every sample can have the same tolerances, one for each component."""
+    own = (1,) * (y0.ndim - atol.ndim) + tuple(atol.shape)
+    return atol.ndim <= y0.ndim and all(size in (1, whole) for size, whole in zip(own, y0.shape, strict=True))

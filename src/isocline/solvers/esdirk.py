@@ -55,6 +55,7 @@ class AbstractESDIRK(AbstractStiffStepper):
 
     tableau: ClassVar[ESDIRKTableau]
     init_nfe = 1
+    compiles = False
 
     def __init_subclass__(cls) -> None:
         """Derive the counts from the tableau."""

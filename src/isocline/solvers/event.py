@@ -158,7 +158,8 @@ def _newton_move(
     event: Event, problem: AbstractProblem, t: Tensor, y: Tensor, slope: Tensor, stopped: Tensor
 ) -> Tensor:
     """``-c / (dc/dt)`` along the flow, float64, shape (n,); zero where nothing stopped or c does not change."""
-    recorded = torch.is_grad_enabled()
+    # Derivatives are recorded if anything behind them is, not for the sake of the leaves that are made here.
+    recorded = torch.is_grad_enabled() and event.evaluate(problem, t, y).requires_grad
     with torch.enable_grad():
         point_t, point_y = (x if recorded and x.requires_grad else x.detach().requires_grad_() for x in (t, y))
         value = event.evaluate(problem, point_t, point_y)

@@ -95,10 +95,13 @@ class Linearizer:
     Attributes:
         derivative: how derivatives are found.
         autonomous: whether the field makes no use of t.
+        recorded: whether REVERSE records what it does though the state requires no grad, because there are tensors
+            behind the field that do, or may.
     """
 
     derivative: Derivative
     autonomous: bool = False
+    recorded: bool = False
 
     @classmethod
     def probe(
@@ -119,7 +122,7 @@ class Linearizer:
         """
         autonomous = rate and _is_autonomous(problem, t, y)
         if derivative is not None or getattr(problem, "jac", None) is not None:
-            return cls(derivative or Derivative.GIVEN, autonomous), problem.evaluate(t, y)
+            return cls(derivative or Derivative.GIVEN, autonomous, recorded=True), problem.evaluate(t, y)
         try:
             slope = _evaluate(problem, t, Dual(y, torch.zeros_like(y)[None]))
         # Whatever goes wrong on dual numbers is looked at again without: a mistake of the field raises there too.
@@ -146,6 +149,10 @@ class Linearizer:
         """
         if self.autonomous:
             h = None
+        if self.derivative is Derivative.REVERSE:
+            # Recorded for the sake of what is behind it, not of the leaves that are made here.
+            behind = self.recorded or y.requires_grad or t.requires_grad
+            return _by_backpropagation(problem, t, y, rows, h, torch.is_grad_enabled() and behind)
         return _METHODS[self.derivative](problem, t, y, rows, h)
 
     def push(self, problem: AbstractProblem, t: Tensor, y: Tensor, rows: RealRows, direction: Tensor) -> Tensor:
@@ -175,14 +182,29 @@ def _probe_graph(problem: AbstractProblem, t: Tensor, y: Tensor, autonomous: boo
     with torch.enable_grad():
         leaf = y if torch.is_grad_enabled() and y.requires_grad else y.detach().requires_grad_()
         slope = problem.evaluate(t, leaf)
-    derivative = Derivative.DIFFERENCES
+    derivative, others = Derivative.DIFFERENCES, slope.requires_grad and _has_leaves(slope, leaf)
     if slope.requires_grad:
         try:
             torch.autograd.grad(slope, leaf, torch.zeros_like(slope), retain_graph=True)
             derivative = Derivative.REVERSE
         except (RuntimeError, NotImplementedError):
             pass
-    return Linearizer(derivative, autonomous), slope if torch.is_grad_enabled() else slope.detach()
+    is_wanted = torch.is_grad_enabled() and (others or y.requires_grad)
+    return Linearizer(derivative, autonomous, others), slope if is_wanted else slope.detach()
+
+
+def _has_leaves(value: Tensor, but: Tensor) -> bool:
+    """Whether a tensor was computed from leaves that require grad, one aside."""
+    seen, pending = set(), [value.grad_fn]
+    while pending:
+        node = pending.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if getattr(node, "variable", but) is not but:
+            return True
+        pending.extend(following for following, _ in node.next_functions)
+    return False
 
 
 def _by_duals(problem: AbstractProblem, t: Tensor, y: Tensor, rows: RealRows, h: Tensor | None) -> Linearization:
@@ -236,9 +258,9 @@ def _directions(count: int, width: int, dtype: torch.dtype, device: torch.device
 
 
 def _by_backpropagation(
-    problem: AbstractProblem, t: Tensor, y: Tensor, rows: RealRows, h: Tensor | None
+    problem: AbstractProblem, t: Tensor, y: Tensor, rows: RealRows, h: Tensor | None, recorded: bool
 ) -> Linearization:
-    recorded, count, width = torch.is_grad_enabled(), len(y), rows.width
+    count, width = len(y), rows.width
     repeats = width if problem.separable and isinstance(problem, ODEProblem) else 1
     with torch.enable_grad():
         leaf = rows.flatten(y).repeat(repeats, 1)
@@ -325,7 +347,6 @@ def _repeat(problem: AbstractProblem, like: Tensor, t: Tensor, repeats: int) -> 
 
 _METHODS = {
     Derivative.DUAL: _by_duals,
-    Derivative.REVERSE: _by_backpropagation,
     Derivative.DIFFERENCES: _by_differences,
     Derivative.GIVEN: _as_given,
 }

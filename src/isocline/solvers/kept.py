@@ -26,12 +26,16 @@ def kept(maxsize: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
 
     def wrap(make: Callable[P, T]) -> Callable[P, T]:
         @functools.lru_cache(maxsize)
-        @functools.wraps(make)
-        def keep(*args: P.args, **kwargs: P.kwargs) -> T:
+        def made(*args: P.args, **kwargs: P.kwargs) -> T:
             with torch.inference_mode(False):
                 return make(*args, **kwargs)
 
-        return keep  # type: ignore[return-value]
+        @functools.wraps(make)
+        def keep(*args: P.args, **kwargs: P.kwargs) -> T:
+            # A compiler would look through the cache, and warn of it.
+            return make(*args, **kwargs) if torch.compiler.is_compiling() else made(*args, **kwargs)  # type: ignore[arg-type]
+
+        return keep
 
     return wrap
 

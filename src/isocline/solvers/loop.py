@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from isocline.solvers.compiled import CompiledStep
 from isocline.solvers.controller import AbstractAdaptiveController, AbstractController, AbstractGrid, PIDController
 from isocline.solvers.event import Event, refine_events
+from isocline.solvers.inside import InsideSteps
 from isocline.solvers.pace import GridPace, JointPace
-from isocline.solvers.problem import AbstractProblem
+from isocline.solvers.problem import AbstractProblem, ODEProblem
 from isocline.solvers.samples import integrate_samples
 from isocline.solvers.shared import integrate_shared
 from isocline.solvers.solution import SaveAt, Solution
@@ -93,6 +94,8 @@ def _solve(
 ) -> Solution:
     if isinstance(controller, PIDController):
         stepper = stepper.for_tolerance(controller.rtol, controller.atol)
+        if len(controller.jump_ts) and type(problem) is ODEProblem:
+            stepper = InsideSteps(stepper)
     plain = functools.partial(integrate, event=event, watch=watch, compiled=compiled)
     if gradient is None:
         solution = plain(problem, stepper, controller, saveat)
@@ -116,6 +119,11 @@ def integrate(
     """The loop itself, by one clock or by one for each sample; see `solve`."""
     if compiled is not None and (isinstance(controller, AbstractGrid) or getattr(controller, "joint", False)):
         raise ValueError("compiled= needs steps for each sample, PIDController(joint=False); leave it out")
+    if compiled is not None and not stepper.compiles:
+        raise ValueError(
+            f"compiled= cannot trace {type(stepper).__name__}, whose steps branch by their numbers; take an explicit "
+            "or a Rosenbrock method (Tsit5, Rodas5P), or leave it out"
+        )
     if isinstance(controller, AbstractGrid):
         return integrate_shared(problem, stepper, GridPace(controller, problem), saveat, tape, event, watch)
     if not isinstance(controller, AbstractAdaptiveController):

@@ -182,8 +182,13 @@ class _Weights(NamedTuple):
         """For slopes at ``times``."""
         if t0.ndim == 0 and t0.device.type == "cpu" and not (t0.requires_grad or torch.compiler.is_compiling()):
             start, length = float(t0), float(t1) - float(t0)
+            if length == 0:
+                return _cached(tuple(-float(place) for place in range(len(times))))
             return _cached(tuple(_snap((float(time) - start) / length) for time in times))
-        nodes = (torch.stack(times, -1) - t0[..., None]) / (t1 - t0)[..., None]
+        lengths = (t1 - t0)[..., None]
+        # A step of length zero leads nowhere whatever the weights, if they are finite.
+        any_nodes = -torch.arange(len(times), dtype=t0.dtype, device=t0.device)
+        nodes = torch.where(lengths == 0, any_nodes, (torch.stack(times, -1) - t0[..., None]) / lengths)
         coefficients = integrated_lagrange(nodes)
         return cls(coefficients.sum(-1), coefficients)
 

@@ -128,7 +128,8 @@ class GridPace(AbstractPace):
     @property
     def host_time(self) -> Tensor:
         """End of the interval judged last."""
-        return self._grid[self._index] if self._final is None else torch.tensor(self._final, dtype=torch.float64)
+        time = self._grid[self._index]
+        return time if self._final is None else torch.full_like(time, self._final)
 
     def stopped(self, step: Tensor) -> Tensor:
         """The end of the step that failed, or of the span."""

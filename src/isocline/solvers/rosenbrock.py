@@ -73,7 +73,7 @@ class AbstractRosenbrock(AbstractStiffStepper):
         super().__init__(derivative)
         if refinements < 0:
             raise ValueError(f"refinements={refinements}; expected 0 or more, usually 0 or 2")
-        self._refinements = refinements
+        self._refinements, self.compiles = refinements, not refinements
 
     def init(self, problem: AbstractProblem, t0: Tensor, y0: Tensor) -> RosenbrockCarry:
         """Find out how the field can be differentiated.

@@ -78,6 +78,9 @@ class _Loop:
             first = self.controller.initial_step(problem, stepper, t0, t1, None if slope is None else slope.detach())
             level = None if self.event is None else self.event.evaluate(problem, t0, y0)
         code = torch.where(t0 == t1, int(Status.SUCCESS), RUNNING)
+        lost = torch.isnan(t1 - t0)
+        if bool(lost.any()):
+            code = torch.where(lost & (code == RUNNING), int(Status.NON_FINITE), code)
         if not self.begins_well:
             healthy = finite_rows(y0) if slope is None else finite_rows(y0) & finite_rows(slope)
             code = torch.where(healthy, code, int(Status.NON_FINITE))
@@ -187,7 +190,9 @@ class _Loop:
         if retry is not None:
             size = torch.where(retry, now.size, size)
         if crossing is not None:
-            size = torch.where(crossing, self.now.t1 - now.t, size)
+            # An event within rounding of where the sample is leaves no way: the step there has the length zero.
+            way = self.now.t1 - now.t
+            size = torch.where(crossing, torch.where(way == 0, now.size, way), size)
         ends = accept & trial.last if self.stops is None else accept & (trial.target == self.now.t1)
         finished = int(ends.sum()) if bool(ends.any()) else 0
         if finished or self.saves_times or self.tape is not None:
@@ -257,9 +262,12 @@ class _Loop:
                 return accept, None
             if result.dense is None:
                 raise ValueError("an event needs a stepper with dense output; take Tsit5 or Dopri5")
-            part = self.problem.at_rows(local) if self.problem.separable else self.problem
-            before, end = count.level[local], after[local]
-            share = find_crossing(event, part, result.dense, now.t, trial.target, local, before, end)
+            part = self.problem
+            rows = local if part.separable else torch.arange(len(crossing), device=local.device)
+            part = part.at_rows(local) if part.separable else part
+            before, end = count.level[rows], after[rows]
+            share = find_crossing(event, part, result.dense, now.t, trial.target, rows, before, end)
+            share = share if part.separable else share[local]
             time = now.t[local] + share * (trial.target - now.t)[local]
             count.at_event = count.at_event | crossing
             self.now = now._replace(t1=now.t1.index_copy(0, local, time))

@@ -83,6 +83,13 @@ class SharedRecorder:
             self._states[place] = y0
         return tuple(saved for place in self._order[: self._next] for saved in self._saved(place, 0.0))
 
+    def stay(self) -> tuple[Saved, ...]:
+        """Nothing is integrated: the start is the end."""
+        if not self._wants_end:
+            return ()
+        self._states[0] = self._template
+        return self._saved(0, 0.0)
+
     def step(self, t0: float, t1: float, result: StepResult, time: Callable[[], Tensor], is_last: bool) -> Recorded:
         """Offer an accepted step.
 
@@ -254,7 +261,10 @@ class SampleRecorder:
 
 
 def _check_span(ts: Tensor, t0: Tensor, t1: Tensor) -> None:
-    inside = (ts[:, None] >= torch.minimum(t0, t1)) & (ts[:, None] <= torch.maximum(t0, t1))
-    if not bool(inside.all()):
-        bad = ts[~inside.all(1)][0].item()
-        raise ValueError(f"SaveAt.ts has {bad}, outside the span from {t0[0].item()} to {t1[0].item()}; drop it")
+    outside = (ts[:, None] < torch.minimum(t0, t1)) | (ts[:, None] > torch.maximum(t0, t1))
+    if bool(outside.any()):
+        save, sample = torch.nonzero(outside)[0].tolist()
+        span = f"from {t0[sample].item()} to {t1[sample].item()}"
+        alike = bool((t0 == t0[0]).all() & (t1 == t1[0]).all())
+        where = "" if alike else f" of sample {sample}"
+        raise ValueError(f"SaveAt.ts has {ts[save].item()}, outside the span{where} {span}; drop it")

@@ -46,8 +46,9 @@ def integrate_shared(
     tally = _Tally(y)
     carry = stepper.init(problem, pace.start, y)
     tally.nfe = stepper.init_nfe
+    kept = recorder.start + recorder.stay() if pace.empty else recorder.start
     if tape is not None:
-        tape.start(problem, stepper, pace.start, recorder.start)
+        tape.start(problem, stepper, pace.start, kept)
     if pace.empty:
         return tally.solution(recorder, pace)
     tally.nfe += pace.begin(problem, stepper, carry)

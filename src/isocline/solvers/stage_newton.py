@@ -138,7 +138,9 @@ class _Equations:
         """``h A f(base + z)``, counted for some of the samples; None for ``z`` stands for zero."""
         times, rows, problem = self.system.times, self._rows, self.system.start.problem
         self._work.add(nfe=len(times), samples=samples)
-        points = [self.base[:, 0]] * len(times) if z is None else (self.base + z).unbind(1)
+        # A field that looks whether its argument requires grad must not find a graph that is not recorded.
+        base = self.base if torch.is_grad_enabled() else self.base.detach()
+        points = [base[:, 0]] * len(times) if z is None else (base + z).unbind(1)
         slopes = [
             rows.flatten(problem.evaluate(time, rows.restore(point))) for time, point in zip(times, points, strict=True)
         ]

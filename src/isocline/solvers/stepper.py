@@ -53,12 +53,14 @@ class AbstractStepper(ABC):
         error_order: order of ``error`` in the step (the embedded method's order plus one); None without an estimate.
         nfe_per_step: evaluations per step for one sample, so that N steps cost ``init_nfe + N * nfe_per_step``.
         init_nfe: evaluations that `init` makes.
+        compiles: whether `isocline.solvers.CompiledStep` can trace a step: no iteration that ends by its numbers.
     """
 
     order: float = 1.0
     error_order: int | None = None
     nfe_per_step: int = 1
     init_nfe: int = 0
+    compiles: bool = True
 
     def init(self, problem: AbstractProblem, t0: Tensor, y0: Tensor) -> Any:
         """Prepare the carry of the first step; None by default.

@@ -137,3 +137,12 @@ def test_the_backsolve_adjoint_keeps_the_same_for_any_number_of_steps():
     few, many = (kept_and_most(BacksolveAdjoint(), steps, RK4()) for steps in (16, 256))
     assert many[0] == few[0]
     assert many[1] <= few[1] + 2
+
+
+@pytest.mark.parametrize("checkpoints", [None, 2])
+def test_without_a_step_the_start_is_all_there_is(checkpoints):
+    problem = ODEProblem(field, Y0, 1.0, 1.0, RATE)
+    solution = solve(problem, Tsit5(), PIDController(1e-6, 1e-6), gradient=CheckpointedAdjoint(checkpoints))
+    by_y0, by_rate = torch.autograd.grad(solution.final.sum(), [Y0, RATE], allow_unused=True)
+    assert torch.equal(by_y0, torch.ones_like(Y0))
+    assert by_rate is None or not bool(by_rate.any())

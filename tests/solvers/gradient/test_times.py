@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from isocline.solvers import (
+    RK4,
     ConstantSteps,
     EulerMaruyama,
     Event,
+    FixedGrid,
     ODEProblem,
     PIDController,
     SaveAt,
@@ -140,3 +142,22 @@ def test_the_derivative_of_a_random_path_in_time_is_refused():
     )
     with pytest.raises(ValueError, match="derivative in its times"):
         solve(problem, EulerMaruyama(), ConstantSteps(4), gradient=Backpropagation())
+
+
+@pytest.mark.parametrize("gradient", METHODS)
+def test_the_end_of_a_grid_that_is_the_span_s_up_to_rounding_is_the_span_s(gradient):
+    grid, t1 = [0.0, 0.1, 0.2, 0.1 * 3], times(0.3)
+    assert grid[-1] != t1.item()
+    problem = ODEProblem(lambda t, y, c: -y, torch.ones(1, 1, dtype=F64), 0.0, t1)
+    solution = solve(problem, RK4(), FixedGrid(grid), gradient=gradient)
+    (found,) = torch.autograd.grad(solution.final.sum(), t1)
+    assert float(found) == pytest.approx(-math.exp(-0.3), rel=1e-5)
+
+
+def test_where_a_sample_stopped_moves_with_the_end_of_its_span_unless_an_event_ended_it():
+    t1 = times(2.0, 0.5)
+    event = Event(lambda t, y, c: y[:, 0] - 0.5)
+    problem = ODEProblem(lambda t, y, c: -y, torch.ones(2, 1, dtype=F64), 0.0, t1)
+    solution = solve(problem, Tsit5(), TIGHT, event=event, gradient=DiscreteAdjoint())
+    (found,) = torch.autograd.grad(solution.stopped_at.sum(), t1)
+    assert found.tolist() == [0.0, 1.0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -101,8 +102,8 @@ class _Reverse(AbstractReverse):
         self._checkpoints, self._limit = tape.checkpoints, tape.limit
         self._shape = solution.ys.shape
         self._needs = Needs(tape.steps, tape.course.problem, solution)
-        ends = [*list(tape.checkpoints)[1:], len(tape.steps)]
-        self._segments = list(zip(tape.checkpoints, ends, strict=True))
+        bounds = [*tape.checkpoints, len(tape.steps)]
+        self._segments = list(itertools.pairwise(bounds))
 
     def pull(self, grad_ys: Tensor) -> Cotangents:
         sweep = Sweep(self._course, self._inputs, pull_of(self._course.stepper), grad_ys)

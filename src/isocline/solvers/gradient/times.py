@@ -15,7 +15,7 @@ from torch import Tensor
 from isocline.shapes import expand_like
 from isocline.solvers.gradient.inputs import with_start
 from isocline.solvers.problem import AbstractProblem, MarkovProblem, SDEProblem, Time
-from isocline.solvers.solution import SaveAt, Solution
+from isocline.solvers.solution import SaveAt, Solution, Status
 
 __all__ = ["LiveTimes", "detach_times"]
 
@@ -60,7 +60,15 @@ class LiveTimes:
             ys = torch.stack(states)
             count += 2 * len(states)
         stats = dataclasses.replace(solution.stats, nfe=solution.stats.nfe + count)
-        return dataclasses.replace(solution, ys=ys, stats=stats)
+        stopped = solution.stopped_at
+        if self.t1.requires_grad:
+            stopped = stopped + self._end(solution).to(stopped.device)
+        return dataclasses.replace(solution, ys=ys, stats=stats, stopped_at=stopped)
+
+    def _end(self, solution: Solution) -> Tensor:
+        """``t1 - sg(t1)`` of samples that got there; one that ended before, at an event, does not depend on it."""
+        status = solution.status
+        return torch.where(status == int(Status.SUCCESS), _zero(self.t1).to(status.device), 0.0)
 
     def _moves(self, solution: Solution) -> Tensor | None:
         """``t - sg(t)`` of every save time, shape (K,) or (K, B); None if no save time requires grad."""
@@ -74,11 +82,7 @@ class LiveTimes:
             # The points of a grid move with its ends.
             share = ((ts - t0.detach()) / (t1 - t0).detach()).nan_to_num(nan=0.0)
             return (1 - share) * _zero(t0) + share * _zero(t1)
-        if not t1.requires_grad:
-            return None
-        # A sample that ended before t1, at an event, does not depend on it.
-        stopped = solution.stopped_at.detach()
-        return torch.where(stopped == t1.detach(), _zero(t1), 0.0)[None]
+        return self._end(solution)[None] if t1.requires_grad else None
 
 
 def detach_times(problem: AbstractProblem, saveat: SaveAt) -> tuple[AbstractProblem, SaveAt, LiveTimes | None]:
