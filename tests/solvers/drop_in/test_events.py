@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+import torchdiffeq
 from drop_in.equations import DOUBLE, double
 from torch.testing import assert_close
 
@@ -118,3 +119,17 @@ def test_events_that_cannot_be_found_are_errors():
         odeint(circle, start, t, event_fn=hits_floor, method="rk4")
     with pytest.raises(ValueError, match="scipy_solver"):
         odeint(circle, start, t, event_fn=hits_floor, method="scipy_solver")
+
+
+@pytest.mark.parametrize(("method", "options"), [("dopri5", {}), ("rk4", {"step_size": 0.1})])
+def test_event_functions_are_told_the_time_in_torchdiffeqs_precision(method, options):
+    def told(solve):
+        dtypes = []
+        solve(
+            circle, torch.tensor([1.0, 0.0]), double(0.0, 1.0), method=method, options=options,
+            event_fn=lambda t, y: dtypes.append(t.dtype) or y[0] - 0.5,
+        )  # fmt: skip
+        # The first call there is one with the caller's own t.
+        return set(dtypes[1:])
+
+    assert told(odeint) == told(torchdiffeq.odeint)

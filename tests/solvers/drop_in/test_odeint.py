@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
+
 import pytest
 import torch
 import torchdiffeq
 from drop_in.equations import DOUBLE, Linear, decay, double, smooth
 from torch.testing import assert_close
 
-from isocline.solvers import SolverError, odeint
+from isocline.solvers import SolverError, odeint, odeint_adjoint
 from isocline.solvers.drop_in.methods import _METHODS, find_method
 from isocline.solvers.drop_in.options import AdaptiveOptions, GridOptions
+from isocline.solvers.dual import Dual
 
 ADAPTIVE = [name for name in _METHODS if find_method(name).kind is AdaptiveOptions]
 GRID = [name for name in _METHODS if find_method(name).kind is GridOptions]
@@ -171,6 +175,72 @@ def test_a_single_time_needs_no_step():
     assert odeint(smooth, (y0, y0), double(0.5))[1].shape == (1, 2)
 
 
+@pytest.mark.parametrize("solve", [odeint, partial(odeint_adjoint, adjoint_params=())])
+def test_a_single_state_is_a_copy(solve):
+    y0 = double(1.0, 2.0)
+    solve(smooth, y0, double(0.5)).add_(1)
+    assert_close(y0, double(1.0, 2.0))
+
+
+@pytest.mark.parametrize("method", ["dopri5", "adaptive_heun", "rk4", "midpoint"])
+def test_components_of_a_result_may_be_changed_in_place(method):
+    def gradient(solve):
+        y0 = (double(1.0, 2.0).requires_grad_(), double(0.5).requires_grad_())
+        a, b = solve(lambda t, y: (-y[0], y[1]), y0, double(0.0, 0.5, 1.0), method=method)
+        a.clamp_(-1, 1)
+        b.mul_(2)
+        return torch.autograd.grad(a.sum() + b.sum(), y0)
+
+    assert_close(gradient(odeint), gradient(torchdiffeq.odeint), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["dopri5", "adaptive_heun", "rk4", "midpoint"])
+@pytest.mark.parametrize("bound", [5.0, 1.5])
+def test_func_may_change_components_in_place(method, bound):
+    def solution(solve):
+        y0 = (double(1.0, 2.0).requires_grad_(), double(0.5).requires_grad_())
+
+        def field(t, y):
+            h, c = y
+            h.clamp_(-bound, bound)
+            return -h, c
+
+        a, b = solve(field, y0, double(0.0, 0.5, 1.0), method=method)
+        return a, b, *torch.autograd.grad(a.sum() + b.sum(), y0)
+
+    assert_close(solution(odeint), solution(torchdiffeq.odeint), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["dopri5", "rk4"])
+def test_slopes_of_a_tuple_may_be_stacked_or_generated(method):
+    y0, t = (double(1.0, -0.4), double(0.3, 2.0)), double(0.0, 1.0)
+    exact = odeint(lambda t, y: tuple(smooth(t, part) for part in y), y0, t, method=method)
+    for field in (
+        lambda t, y: smooth(t, torch.stack(y)),
+        lambda t, y: (smooth(t, part) for part in y),
+        lambda t, y: [smooth(t, part) for part in y],
+    ):
+        assert_close(odeint(field, y0, t, method=method), exact)
+
+
+def test_per_sample_stacked_slopes_may_lose_rows_like_any_other():
+    y0, counts = (double(1.0, -0.4, 2.0), double(0.1, 1.0, 30.0)), []
+
+    def field(t, y):
+        counts.append(len(t))
+        return torch.stack([torch.cos(y[1] * t), torch.zeros_like(y[1])])
+
+    x, _ = odeint(field, y0, double(0.0, 2.0), options={"per_sample": True})
+    assert_close(x[1], y0[0] + torch.sin(2 * y0[1]) / y0[1], rtol=0, atol=1e-6)
+    assert min(counts) == 1
+
+
+@pytest.mark.parametrize("method", ["dopri5", "rk4", "gl4"])
+def test_a_slope_may_be_a_number(method):
+    y = odeint(lambda t, y: 0.1, double(1.0, 2.0), double(0.0, 1.0), method=method)
+    assert_close(y[-1], double(1.1, 2.1))
+
+
 @pytest.mark.parametrize("method", ["dopri5", "rk4", "implicit_euler", "rodas4"])
 def test_gradients_in_state_and_times_are_those_of_the_solution(method):
     field = Linear()
@@ -245,3 +315,20 @@ def test_a_field_that_is_not_finite_is_an_error_that_names_the_time(options):
 def test_a_singularity_is_an_underflow_of_the_step():
     with pytest.raises(AssertionError, match=r"stopped at t=1 after .* (underflow in dt|non-finite)"):
         odeint(lambda t, y: y * y, double(1.0), double(0.0, 2.0))
+
+
+@pytest.mark.parametrize("method", ["implicit_midpoint", "trbdf2", "kvaerno5", "rodas5p"])
+@pytest.mark.parametrize("shape", [(2,), (3, 2)])
+def test_implicit_methods_find_the_jacobian_of_tensors_by_dual_numbers(method, shape):
+    seen = set()
+
+    def func(t, y):
+        seen.add(type(y))
+        return torch.cos(t) - y * y
+
+    y0 = torch.linspace(0.5, 1.0, 6, dtype=torch.float64)[: math.prod(shape)].reshape(shape)
+    t = torch.linspace(0, 1, 21, dtype=torch.float64)
+    found = odeint(func, y0, t, method=method, rtol=1e-6, atol=1e-6)
+    assert seen == {torch.Tensor, Dual}
+    reference = torchdiffeq.odeint(func, y0, t, method="dopri8", rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(found, reference, rtol=2e-3, atol=2e-3)

@@ -213,3 +213,78 @@ def test_parameters_changed_before_the_way_back_are_an_error():
         field.A.add_(1.0)
     with pytest.raises(RuntimeError, match="changed in place"):
         y[-1].sum().backward()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("is_tuple", [False, True])
+def test_a_start_changed_before_the_way_back_changes_no_gradient(kind, is_tuple):
+    def gradient(solve, **kwargs):
+        rate, y0, t = double(0.5)[0].requires_grad_(), double(1.0, 2.0), double(0.0, 0.5, 1.0)
+        start = (y0,) if is_tuple else y0
+        y = solve(
+            lambda t, y: (rate * torch.sin(y[0]),) if is_tuple else rate * torch.sin(y), start, t,
+            adjoint_params=(rate,), **kwargs,
+        )  # fmt: skip
+        y0.add_(1)
+        (y[0] if is_tuple else y)[-1].sum().backward()
+        return rate.grad
+
+    found = gradient(odeint_adjoint, adjoint_options={"gradient": kind})
+    assert_close(found, gradient(torchdiffeq.odeint_adjoint), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("method", ["dopri5", "euler"])
+def test_the_steps_are_taken_again_from_where_they_began_at_the_times_they_had(method):
+    rate, y0, t = double(60.0)[0].requires_grad_(), double(1.0), double(0.0, 0.5, 1.0)
+    options = {"step_size": 0.02} if method == "euler" else {}
+
+    def field(t, y):
+        return -rate * y
+
+    (exact,) = torch.autograd.grad(odeint(field, y0, t, method=method, options=options)[1].sum(), rate)
+    y = odeint_adjoint(field, y0, t, method=method, options=options, adjoint_params=(rate,))
+    y0.add_(1)
+    t.mul_(2)
+    with pytest.warns(AdjointWarning, match="found by the discrete adjoint"):
+        y[1].sum().backward()
+    assert_close(rate.grad, exact, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["backsolve", "interpolated"])
+@pytest.mark.parametrize("is_tuple", [False, True])
+def test_results_changed_before_the_way_back_are_an_error(kind, is_tuple):
+    rate, y0 = double(0.5)[0].requires_grad_(), double(1.0, 2.0)
+    y = odeint_adjoint(
+        lambda t, y: (rate * y[0],) if is_tuple else rate * y, (y0,) if is_tuple else y0, double(0.0, 1.0),
+        adjoint_params=(rate,), adjoint_options={"gradient": kind},
+    )  # fmt: skip
+    y = y[0] if is_tuple else y
+    y.detach().mul_(1.005)
+    with pytest.raises(RuntimeError, match=r"saved states.*changed in place.*\.clone\(\)"):
+        y[-1].sum().backward()
+
+
+@pytest.mark.parametrize("kind", ["checkpointed", "discrete"])
+def test_results_that_the_way_back_does_not_need_may_change(kind):
+    rate, y0 = double(0.5)[0].requires_grad_(), double(1.0, 2.0)
+    options = {"gradient": kind}
+    y = odeint_adjoint(lambda t, y: rate * y, y0, double(0.0, 1.0), adjoint_params=(rate,), adjoint_options=options)
+    y.mul_(2)
+    y[-1].sum().backward()
+    assert_close(rate.grad, 6 * rate.detach().exp(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+@pytest.mark.parametrize("times", [False, True])
+@pytest.mark.parametrize("is_tuple", [False, True])
+def test_at_a_single_time_only_the_start_has_a_derivative_that_is_not_zero(wanted, times, is_tuple):
+    def derivatives(solve):
+        rate, y0 = double(0.5)[0].requires_grad_(), double(1.0, 2.0).requires_grad_(wanted)
+        t = double(0.5).requires_grad_(times)
+        y = solve(
+            lambda t, y: (rate * y[0],) if is_tuple else rate * y, (y0,) if is_tuple else y0, t, adjoint_params=(rate,)
+        )
+        (3 * (y[0] if is_tuple else y)).sum().backward()
+        return [rate.grad, *([y0.grad] if wanted else []), *([t.grad] if times else [])]
+
+    assert_close(derivatives(odeint_adjoint), derivatives(torchdiffeq.odeint_adjoint))

@@ -7,13 +7,16 @@ import warnings
 
 import pytest
 import torch
+import torchdiffeq
 from drop_in.equations import DOUBLE, Counted, decay, double, smooth
 from torch.testing import assert_close
 
 from isocline.solvers import odeint, odeint_adjoint
 from isocline.solvers.drop_in import InvalidArgumentError
+from isocline.solvers.drop_in.methods import _METHODS
 
 Y0, T = double(1.0, -0.4), double(0.0, 1.0)
+IMPLICIT = [name for name, method in _METHODS.items() if method.is_whole and "max_iters" in method.extra]
 
 
 def steps_of(func=smooth, t=T, y0=Y0, **kwargs):
@@ -214,11 +217,13 @@ def test_tolerances_may_differ_from_element_to_element_and_component_to_componen
         ({"y0": [1.0]}, "y0 is a list"),
         ({"y0": (Y0, 1.0)}, "y0 is a tuple"),
         ({"func": lambda t, y: y[:1].repeat(3)}, r"func returned shape \(3,\) for a state of shape \(2,\)"),
-        ({"func": lambda t, y: 1.0}, "func returned a float"),
+        ({"func": lambda t, y: None}, "func returned a NoneType"),
+        ({"func": lambda t, y: True}, "func returned a bool"),
         ({"func": lambda t, y: y * 1j}, "make y0 complex"),
         ({"y0": (Y0, Y0)}, "func returned a Tensor; the state is a tuple of 2", ),
         ({"options": {"safety": 2.0}}, r"options\['safety'\]=2.0"),
-        ({"options": {"min_step": 2.0, "max_step": 1.0}}, "max_step"),
+        ({"y0": (Y0, Y0), "func": lambda t, y: (-part for part in y[:1])}, "func returned 1 values"),
+        ({"options": {"min_step": 2.0, "max_step": 1.0}}, "max_step.*no smaller than min_step"),
         ({"method": "rk4", "options": {"interp": "spline"}}, "interp"),
         ({"y0": double(1.0)[0], "options": {"per_sample": True}}, "per_sample=True needs one batch axis"),
     ],
@@ -239,6 +244,63 @@ def test_integers_are_a_type_error(name):
         odeint(decay, arguments["y0"], arguments["t"])
 
 
-def test_newtons_iteration_without_convergence_is_a_warning():
-    with pytest.warns(UserWarning, match="implicit_euler: Newton's iteration did not converge"):
-        odeint(lambda t, y: 50 * torch.sin(9 * y), Y0, T, method="implicit_euler", options={"max_iters": 1})
+@pytest.mark.parametrize("method", IMPLICIT)
+def test_newtons_iteration_without_convergence_is_a_warning(method):
+    with pytest.warns(UserWarning, match=f"{method}: Newton's iteration did not converge"):
+        odeint(lambda t, y: 50 * torch.sin(9 * y), Y0, T, method=method, options={"max_iters": 1})
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("rk4", {"grid_constructor": lambda func, y, t: double(0.0, 0.3, 0.3, 0.3, 1.0)}),
+        ("dopri5", {"ifactor": 1.0, "first_step": 0.01}),
+        ("dopri5", {"step_t": double(-0.3, -0.3), "jump_t": double(-0.3, 0.5)}),
+        ("dopri5", {"norm": lambda error: error.abs().max().reshape(1)}),
+    ],
+)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_what_torchdiffeq_accepts_is_accepted(method, options, reverse):
+    options = dict(options)
+    if reverse:
+        options = {name: 1 - value if isinstance(value, torch.Tensor) else value for name, value in options.items()}
+        if method == "rk4":
+            options["grid_constructor"] = lambda func, y, t: double(1.0, 0.3, 0.3, 0.0)
+    arguments = (smooth, Y0, T.flip(0) if reverse else T)
+    ours, theirs = (solve(*arguments, method=method, options=options) for solve in (odeint, torchdiffeq.odeint))
+    assert_close(ours, theirs, rtol=0, atol=1e-12 if method == "rk4" else 1e-5)
+
+
+def test_steps_that_may_not_grow_do_not():
+    told, _ = steps_of(options={"ifactor": 1.0, "first_step": 0.01})
+    assert max(step[2] for step in told) <= 0.01 * (1 + 1e-12)
+
+
+def test_times_named_twice_before_the_start_do_not_matter_on_the_way_back_either():
+    y0, options = Y0.clone().requires_grad_(), {"step_t": double(-0.3, -0.3)}
+    odeint_adjoint(smooth, y0, T, options=options, adjoint_params=())[-1].sum().backward()
+    with pytest.raises(ValueError, match="twice"):
+        odeint_adjoint(smooth, y0, T, adjoint_options={"step_t": double(0.3, 0.3)}, adjoint_params=())
+
+
+def test_a_norm_of_the_way_back_may_have_an_axis():
+    def norm(parts):
+        return torch.stack([part.abs().max() for part in parts]).max().reshape(1)
+
+    y0 = Y0.clone().requires_grad_()
+    odeint_adjoint(decay, y0, T, adjoint_options={"norm": norm}, adjoint_params=())[-1].sum().backward()
+    assert_close(y0.grad, double(-1.0, -1.0).exp(), rtol=1e-6, atol=0)
+
+
+def test_a_grid_constructor_is_handed_a_tuple_end_to_end_as_by_torchdiffeq():
+    asked = []
+
+    def grid(func, y0, t):
+        asked.append((y0, func(t[0], y0)))
+        return t
+
+    start, options = (Y0, torch.ones(2, 1, dtype=DOUBLE)), {"grid_constructor": grid}
+    for solve in (odeint, torchdiffeq.odeint):
+        solve(lambda t, state: (smooth(t, state[0]), -state[1]), start, T, method="rk4", options=options)
+    assert asked[0][0].shape == (4,)
+    assert_close(asked[0], asked[1])

@@ -14,10 +14,11 @@ from isocline.solvers.controller import AbstractController, AbstractGrid, PIDCon
 from isocline.solvers.drop_in.errors import InvalidArgumentError, check_solution
 from isocline.solvers.drop_in.field import Layout
 from isocline.solvers.drop_in.grid import EventGrid, LinearOutputs
+from isocline.solvers.drop_in.guarded import GuardedAdjoint
 from isocline.solvers.drop_in.methods import DEFAULT, find_method
 from isocline.solvers.drop_in.options import AdaptiveOptions, GridOptions, ScipyOptions, parse_options
 from isocline.solvers.drop_in.scipy_solver import solve_by_scipy
-from isocline.solvers.drop_in.states import State, TensorForm, Tolerance, form_of
+from isocline.solvers.drop_in.states import State, TensorForm, Tolerance, TupleForm, form_of
 from isocline.solvers.drop_in.steps import Steps, Wishes, make_steps
 from isocline.solvers.drop_in.watched import find_callbacks
 from isocline.solvers.event import Event
@@ -79,7 +80,9 @@ class Call:
         per_sample = bool(given.pop("per_sample", False))
         self.name, self.method = method or DEFAULT, find_method(method)
         self.options = parse_options(self.method.kind, self.name, given, self.method.extra)  # type: ignore[type-var]
-        self.func, self.y0, self.t = func, y0, _check_times(t, event_fn is not None)
+        # A copy: the way back needs the times as they were.
+        self.func, self.y0, self.t = func, y0, _check_times(t, event_fn is not None).clone()
+        self.check_stops(self.options)
         self.form = form = form_of(y0, per_sample)
         start = form.flatten(y0)
         self._flat = start
@@ -95,7 +98,14 @@ class Call:
         )
         self.layout = Layout(form, start.dtype, is_bare)
         self.start = start[None] if self.layout.is_whole else start
-        self.event = None if event_fn is None else Event(_Condition(event_fn, self.layout))
+        # As there: in the precision of adaptive steps, or in that of the state on a grid.
+        dtype = torch.float64 if self.method.kind is AdaptiveOptions else self.layout.time_dtype
+        self.event = None if event_fn is None else Event(_Condition(event_fn, self.layout, dtype))
+
+    def check_stops(self, options: Any) -> None:
+        """Look for times that ``step_t`` and ``jump_t`` name twice."""
+        if isinstance(options, AdaptiveOptions):
+            options.check_stops(float(self.t[0].detach()), self.sign)
 
     def tolerances(self, rtol: Tolerance, atol: Tolerance) -> tuple[float | Tensor, float | Tensor]:
         """Tolerances of the flat state."""
@@ -127,14 +137,25 @@ class Call:
         if self.event is not None:
             return self._until_event(self.event, gradient)
         if len(self.t) == 1:
-            return self.layout.saved(self.start[None])
+            if isinstance(gradient, GuardedAdjoint):
+                return self.layout.saved(gradient.unmoved(self.start, self.t))
+            return self.layout.saved(self.start[None].clone())
         live = self.t.requires_grad and torch.is_grad_enabled() and gradient is not None
         times = self.t.double() if live else self.t.detach().double()
         ends = times.detach()
-        problem = self.layout.problem(self.func, self.start, times[0] if live else float(ends[0]), float(ends[-1]))
+        start = self._own_start()
+        problem = self.layout.problem(self.func, start, times[0] if live else float(ends[0]), float(ends[-1]))
         # The first state is the start whatever its time, of which no derivative is wanted.
         ys = self._integrate(problem, times[1:] if live else times, gradient)
-        return self.layout.saved(torch.cat([self.start[None], ys]) if live else ys)
+        if live:
+            ys = torch.cat([self.start[None], ys])
+        elif not start.is_inference() and start._version:
+            ys = torch.cat([self.start[None], ys[1:]])
+        return self.layout.saved(ys)
+
+    def _own_start(self) -> Tensor:
+        """The start, a copy where the caller's function gets views of it, which it may change in place."""
+        return self.start.clone() if isinstance(self.form, TupleForm) else self.start
 
     def _integrate(self, problem: AbstractProblem, ts: Tensor, gradient: AbstractGradient | None) -> Tensor:
         if isinstance(self.options, ScipyOptions):
@@ -189,7 +210,7 @@ class Call:
                 )
             grid = EventGrid(start, self.sign * float(self.options.step_size))
             controller, end = grid, grid.end
-        problem = self.layout.problem(self.func, self.start, first, end)
+        problem = self.layout.problem(self.func, self._own_start(), first, end)
         solution = solve(problem, steps.stepper, controller, gradient=gradient, event=event)
         check_solution(solution, self.name, self.layout.form.per_sample, wants_event=True)
         times = solution.stopped_at if self.layout.form.per_sample else solution.stopped_at[0]
@@ -225,13 +246,13 @@ class _Condition:
     differs from zero.
     """
 
-    def __init__(self, function: EventFunction, layout: Layout) -> None:
-        self._function, self._layout = function, layout
+    def __init__(self, function: EventFunction, layout: Layout, dtype: torch.dtype) -> None:
+        self._function, self._layout, self._dtype = function, layout, dtype
         self._signs: Tensor | None = None
 
     def __call__(self, t: Tensor, y: Tensor, cond: Any) -> Tensor:
         layout = self._layout
-        value = torch.as_tensor(self._function(layout.time(t), layout.state(y)), device=y.device)
+        value = torch.as_tensor(self._function(layout.time(t, self._dtype), layout.state(y)), device=y.device)
         if layout.form.per_sample:
             return value.reshape(len(y)) if value.numel() == len(y) else value
         value = value.reshape(-1)

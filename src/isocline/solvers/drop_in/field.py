@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isocline.solvers.drop_in.states import AbstractStateForm, State, TensorForm
+from isocline.solvers.drop_in.states import AbstractStateForm, State, TensorForm, TupleForm
+from isocline.solvers.dual import Dual
 from isocline.solvers.problem import ODEProblem, Time
 
 __all__ = ["Layout", "real_dtype"]
@@ -47,9 +48,18 @@ class Layout:
         """The states of saved batches, shape (K, B, *event)."""
         return self.form.restore(ys[:, 0] if self.is_whole else ys)
 
-    def time(self, t: Tensor) -> Tensor:
+    def flat(self, batch: Tensor) -> Tensor:
+        """The flat state of a batch."""
+        return batch[0] if self.is_whole else batch
+
+    def on_flat(self, func: Callable[[Tensor, Any], Any]) -> Callable[[Tensor, Any], Any]:
+        """The caller's function on flat states; it itself, where the state is a tensor."""
+        form = self.form
+        return func if isinstance(form, TensorForm) else lambda t, y: form.slope(func(t, form.restore(y)), y)
+
+    def time(self, t: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """A time as the caller's function expects it: of shape (), or per sample broadcastable to the state."""
-        t = t.to(self.time_dtype)
+        t = t.to(self.time_dtype if dtype is None else dtype)
         if self.form.per_sample:
             return t.reshape(-1, *[1] * (self.form.rank - 1)) if t.ndim else t
         return t if t.ndim == 0 else t.reshape(())
@@ -66,14 +76,17 @@ class _Field:
 
     def __init__(self, func: Callable[[Tensor, Any], Any], layout: Layout) -> None:
         self.func, self.layout = func, layout
+        self._is_tuple = isinstance(layout.form, TupleForm)
 
     def __call__(self, t: Tensor, y: Tensor, cond: Any) -> Tensor:
         layout = self.layout
-        if not layout.is_whole:
-            return layout.form.slope(self.func(layout.time(t), layout.form.restore(y)), y)
-        flat = y[0]
-        slope = self.func(layout.time(t), layout.form.restore(flat))
-        return layout.form.slope(slope, flat)[None]
+        flat = y[0] if layout.is_whole else y
+        if self._is_tuple and flat.requires_grad and not torch.is_grad_enabled():
+            # Components may be changed in place; where that is not recorded it would be lost to the gradient.
+            flat = flat.clone()
+        state = layout.form.restore(flat)
+        slope = layout.form.slope(self.func(layout.time(t), state), flat)
+        return slope[None] if layout.is_whole else slope
 
 
 class _TensorField:
@@ -84,8 +97,9 @@ class _TensorField:
 
     def __call__(self, t: Tensor, y: Tensor, cond: Any) -> Tensor:
         slope = self.func(t.to(self.dtype), y)
-        if isinstance(slope, Tensor) and slope.shape == y.shape and slope.dtype == y.dtype:
-            return slope
+        # An implicit method asks for its Jacobian by dual numbers.
+        if isinstance(slope, Tensor | Dual) and slope.shape == y.shape and slope.dtype == y.dtype:
+            return slope  # type: ignore[return-value]
         return self.form.slope(slope, y)
 
 

@@ -16,7 +16,7 @@ from isocline.solvers.event import Event
 from isocline.solvers.gradient.adjoint import AdjointWarning
 from isocline.solvers.gradient.base import AbstractAdjoint, AbstractGradient, AbstractReverse, Cotangents, Integrate
 from isocline.solvers.gradient.checkpointed import CheckpointedAdjoint
-from isocline.solvers.gradient.inputs import Inputs
+from isocline.solvers.gradient.inputs import Inputs, with_start
 from isocline.solvers.gradient.times import detach_times
 from isocline.solvers.loop import integrate as core
 from isocline.solvers.problem import AbstractProblem
@@ -65,8 +65,9 @@ class GuardedAdjoint(AbstractGradient):
         problem, saveat, times = detach_times(problem, saveat)
         start = problem.start
         if start.requires_grad or self.parameters:
-            versions = tuple((tensor, tensor._version) for tensor in self.parameters)
-            inputs = Inputs(start, (), (), self.parameters, versions)
+            inputs = _inputs(start, self.parameters)
+            # The steps may be taken again, from what the start was and not from what the caller has made of it.
+            problem = with_start(problem, start.detach().clone())
             with torch.no_grad():
                 ways = _Ways(integrate, self.norm, self.is_guarded)
                 forward = self.adjoint.forward(problem, stepper, controller, saveat, ways, inputs)
@@ -77,11 +78,23 @@ class GuardedAdjoint(AbstractGradient):
                     return method.forward(problem, self.plain, controller, saveat, loop, inputs).reverse
 
             reverse = _Guarded(forward.reverse, exact if self.is_guarded else None)
-            ys = _Attached.apply(reverse, inputs, [forward.solution.ys], *inputs.tensors)  # type: ignore[no-untyped-call]
-            solution = dataclasses.replace(forward.solution, ys=ys)
+            solution = dataclasses.replace(forward.solution, ys=_attach(reverse, inputs, forward.solution.ys))
         else:
             solution = integrate(problem, stepper, controller, saveat)
         return solution if times is None else times.attach(problem, solution)
+
+    def unmoved(self, start: Tensor, t: Tensor) -> Tensor:
+        """The start as the only saved state, a copy; zero is the derivative in all but the start.
+
+        Args:
+            start: shape (B, *event).
+            t: its time.
+
+        Returns:
+            shape (1, B, *event).
+        """
+        others = (*self.parameters, t) if t.requires_grad else self.parameters
+        return _attach(_Unmoved(len(others)), _inputs(start, others), start.detach()[None].clone())
 
 
 class _Ways:
@@ -135,6 +148,24 @@ class _Guarded(AbstractReverse):
                 stacklevel=2,
             )
         return self._exact().pull(grad_ys)
+
+
+class _Unmoved(AbstractReverse):
+    """The way back of no step at all."""
+
+    def __init__(self, parameters: int) -> None:
+        self._parameters = parameters
+
+    def pull(self, grad_ys: Tensor) -> Cotangents:
+        return Cotangents(grad_ys[0], (), [None] * self._parameters)
+
+
+def _inputs(start: Tensor, parameters: tuple[Tensor, ...]) -> Inputs:
+    return Inputs(start, (), (), parameters, tuple((tensor, tensor._version) for tensor in parameters))
+
+
+def _attach(reverse: AbstractReverse, inputs: Inputs, ys: Tensor) -> Tensor:
+    return _Attached.apply(reverse, inputs, [ys], *inputs.tensors)  # type: ignore[no-untyped-call]
 
 
 class _Attached(torch.autograd.Function):

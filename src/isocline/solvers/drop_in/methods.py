@@ -101,7 +101,10 @@ def _adams_starter(order: int) -> explicit.AbstractRungeKutta | None:
 
 
 def _trbdf2(options: GridOptions, rtol: float | Tensor, atol: float | Tensor) -> AbstractStepper:
-    return TRBDF2() if options.max_iters is None else TRBDF2(NewtonSettings(iterations=int(options.max_iters)))
+    if options.max_iters is None:
+        return TRBDF2()
+    # Of a single iteration nobody knows whether it has converged.
+    return TRBDF2(NewtonSettings(iterations=max(int(options.max_iters), 2)))
 
 
 def _never(options: ScipyOptions, rtol: float | Tensor, atol: float | Tensor) -> AbstractStepper:

@@ -157,6 +157,7 @@ def _steps_back(call: Call, name: str, options: dict[str, Any], tolerances: tupl
         # The way back needs to see every step.
         name, method, options = DEFAULT, find_method(DEFAULT), {}
     parsed: Any = parse_options(method.kind, name, options, method.extra)  # type: ignore[type-var]
+    call.check_stops(parsed)
     rtol, atol = call.tolerances(*tolerances)
     wishes = Wishes(name=name, method=method, options=parsed, rtol=rtol, atol=atol, func=call.func, suffix="_adjoint")
     layout = call.layout
@@ -179,7 +180,8 @@ def _pair_norm(norm: Callable[[Any], Any], call: Call, parameters: tuple[Tensor,
         both = _pair(layout, scaled) if has_both else (layout.state(torch.zeros_like(scaled)), layout.state(scaled))
         spread = [part for state in both for part in (state if isinstance(state, tuple) else (state,))]
         time = torch.zeros((), dtype=scaled.dtype, device=scaled.device)
-        return torch.as_tensor(norm((time, *spread, *zeros)), device=scaled.device).double()
+        value = torch.as_tensor(norm((time, *spread, *zeros)), device=scaled.device).double()
+        return value.reshape(()) if value.numel() == 1 else value
 
     return pair_norm
 

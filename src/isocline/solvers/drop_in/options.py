@@ -17,6 +17,8 @@ from isocline.solvers.drop_in.errors import InvalidArgumentError
 
 __all__ = ["AdaptiveOptions", "GridOptions", "ScipyOptions", "parse_options"]
 
+_STOPS = ("step_t", "jump_t")
+
 OptionsT = TypeVar("OptionsT", "AdaptiveOptions", "GridOptions", "ScipyOptions")
 
 
@@ -31,7 +33,7 @@ class AdaptiveOptions:
         dfactor: strongest reduction.
         max_num_steps: trial steps that a solve may use.
         min_step: steps of this size are taken whatever their error.
-        max_step: largest step.
+        max_step: largest step, and no smaller than min_step.
         step_t: times at which a step has to end (kinks of the field).
         jump_t: likewise, where the field jumps: it is evaluated just before, and again just after.
         norm: of a scaled error, a state in and a number out; None is the root mean square, its largest over a tuple.
@@ -63,7 +65,7 @@ class AdaptiveOptions:
         in_range = {
             "first_step": self.first_step is None or float(self.first_step) > 0,
             "safety": 0 < float(self.safety) <= 1,
-            "ifactor": float(self.ifactor) > 1,
+            "ifactor": float(self.ifactor) >= 1,
             "dfactor": 0 < float(self.dfactor) < 1,
             "max_num_steps": int(self.max_num_steps) >= 1,
             "min_step": float(self.min_step) >= 0,
@@ -72,7 +74,18 @@ class AdaptiveOptions:
             "dtype": isinstance(self.dtype, torch.dtype) and self.dtype.is_floating_point,
         }
         _check(self, in_range)
-        step_t, jump_t = self.stops("step_t"), self.stops("jump_t")
+
+    def check_stops(self, t0: float, sign: float) -> None:
+        """Look for times that are named twice, but before the start, where none matters.
+
+        Args:
+            t0: the start.
+            sign: direction of time.
+
+        Raises:
+            InvalidArgumentError: if there are any.
+        """
+        step_t, jump_t = ([time for time in self.stops(name) if sign * time >= sign * t0] for name in _STOPS)
         if len(set(step_t + jump_t)) < len(step_t) + len(jump_t):
             raise InvalidArgumentError(
                 f"step_t={step_t} and jump_t={jump_t} name a time twice, on their own or between them; drop one"
@@ -94,6 +107,7 @@ class GridOptions:
     Attributes:
         step_size: length of every step but the last.
         grid_constructor: ``grid_constructor(func, y0, t) -> grid``, the times of the steps, from ``t[0]`` to ``t[-1]``.
+            The components of a tuple are handed to it end to end, as one tensor, and ``func`` takes and gives such.
         interp: "linear" or "cubic", how states at times within a step are found.
         perturb: evaluate the field just inside a step instead of at its ends.
         max_iters: of the iteration for an implicit step; None is the method's own default (20, Adams: 2).

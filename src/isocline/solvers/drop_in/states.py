@@ -7,8 +7,9 @@ taken as it is or as a batch of one, a tuple is laid end to end. With ``per_samp
 from __future__ import annotations
 
 import functools
+import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from isocline.solvers.drop_in.errors import InvalidArgumentError
+from isocline.solvers.dual import Dual
 
 __all__ = ["AbstractStateForm", "State", "TensorForm", "Tolerance", "TupleForm", "form_of", "root_mean_square"]
 
@@ -126,6 +128,10 @@ class TupleForm(AbstractStateForm):
         return [event.numel() for event in self._events]
 
     @functools.cached_property
+    def _firsts(self) -> list[int]:
+        return list(itertools.accumulate(self._sizes[:-1], initial=0))
+
+    @functools.cached_property
     def _events(self) -> list[torch.Size]:
         return [shape[1:] if self.per_sample else shape for shape in self.shapes]
 
@@ -138,20 +144,31 @@ class TupleForm(AbstractStateForm):
 
     def restore(self, flat: Tensor) -> State:
         """Views of the components."""
+        # Not by torch.split, whose results autograd lets nobody change in place.
         front = flat.shape[:-1]
-        parts = torch.split(flat, self._sizes, dim=-1)
-        return tuple(part.view(front + event) for part, event in zip(parts, self._events, strict=True))
+        return tuple(
+            flat.narrow(-1, first, size).view(front + event)
+            for first, size, event in zip(self._firsts, self._sizes, self._events, strict=True)
+        )
 
     def slope(self, value: Any, like: Tensor) -> Tensor:
         """Check that there is one slope per component, of as many elements."""
-        if isinstance(value, Tensor) or not isinstance(value, Sequence) or len(value) != len(self.shapes):
-            found = f"{len(value)} values" if isinstance(value, tuple | list) else f"a {type(value).__name__}"
+        # Samples that are done have left the batch.
+        front = like.shape[:1] if self.per_sample else torch.Size()
+        if isinstance(value, Tensor):
+            # Slopes that were stacked, which nothing else can be that has a row of the right size for each component.
+            is_stacked = value.ndim > 0 and [row.numel() for row in value] == [
+                (front + event).numel() for event in self._events
+            ]
+            value = value.unbind(0) if is_stacked else value
+        elif isinstance(value, Iterable):
+            value = tuple(value)
+        if not isinstance(value, tuple) or len(value) != len(self.shapes):
+            found = f"{len(value)} values" if isinstance(value, tuple) else f"a {type(value).__name__}"
             raise InvalidArgumentError(
                 f"func returned {found}; the state is a tuple of {len(self.shapes)} tensors: return one slope for each"
             )
         rows = []
-        # Samples that are done have left the batch.
-        front = like.shape[:1] if self.per_sample else torch.Size()
         for index, (part, event) in enumerate(zip(value, self._events, strict=True)):
             shape = front + event
             if not isinstance(part, Tensor):
@@ -224,7 +241,10 @@ def _check_batch(parts: tuple[Tensor, ...]) -> None:
 
 
 def _fit(name: str, value: Any, like: Tensor) -> Tensor:
-    if not isinstance(value, Tensor):
+    if isinstance(value, int | float | complex) and not isinstance(value, bool):
+        kind = torch.complex128 if isinstance(value, complex) else torch.float64
+        value = torch.tensor(value, dtype=kind, device=like.device)
+    if not isinstance(value, Tensor | Dual):
         raise InvalidArgumentError(f"{name} returned a {type(value).__name__}; the state is a tensor: return a tensor")
     if value.shape != like.shape:
         try:

@@ -17,7 +17,8 @@ from isocline.solvers.drop_in.grid import OutputGrid
 from isocline.solvers.drop_in.methods import Method
 from isocline.solvers.drop_in.options import AdaptiveOptions, GridOptions
 from isocline.solvers.drop_in.states import TensorForm
-from isocline.solvers.drop_in.watched import InsideSteps, Watch, WatchedController, WatchedSteps, find_callbacks
+from isocline.solvers.drop_in.watched import Watch, WatchedController, WatchedSteps, find_callbacks
+from isocline.solvers.inside import InsideSteps
 from isocline.solvers.problem import AbstractProblem
 from isocline.solvers.stepper import AbstractStepper
 
@@ -89,16 +90,18 @@ def make_steps(wishes: Wishes, layout: Layout, view: Viewer, t: Tensor | None = 
     watched = stepper if watch is None else WatchedSteps(stepper, watch)
     if isinstance(options, AdaptiveOptions):
         return Steps(watched, stepper, _controller(wishes, options, layout, watch))
-    return Steps(watched, stepper, _grid(options, wishes.func, view, t))
+    return Steps(watched, stepper, _grid(options, wishes, layout, view, t))
 
 
-def _grid(options: GridOptions, func: Any, view: Viewer, t: Tensor | None) -> OutputGrid:
+def _grid(options: GridOptions, wishes: Wishes, layout: Layout, view: Viewer, t: Tensor | None) -> OutputGrid:
     build = options.grid_constructor
     if build is None:
         return OutputGrid(None if options.step_size is None else float(options.step_size), None, t)
 
     def constructor(problem: AbstractProblem, times: Tensor) -> Tensor:
-        return build(func, view(problem.start), times)
+        if wishes.suffix:
+            return build(wishes.func, view(problem.start), times)
+        return build(layout.on_flat(wishes.func), layout.flat(problem.start), times)
 
     return OutputGrid(None, constructor, t)
 
@@ -122,7 +125,8 @@ def _controller(wishes: Wishes, options: AdaptiveOptions, layout: Layout, watch:
         dcoeff=options.dcoeff,
         safety=float(options.safety),
         factor_min=float(options.dfactor),
-        factor_max=float(options.ifactor),
+        # The controller knows no steps that never grow.
+        factor_max=max(float(options.ifactor), math.nextafter(1.0, math.inf)),
         dt0=None if options.first_step is None else float(options.first_step),
         dt_min=min_step,
         dt_max=max(float(options.max_step), math.nextafter(min_step, math.inf)),
@@ -148,6 +152,8 @@ def _norm(layout: Layout, custom: Callable[[Any], Any] | None, weight: Tensor | 
             return form.norm(scaled[0] if layout.is_whole else scaled)
         value = torch.as_tensor(custom(layout.state(scaled)), device=scaled.device).double()
         wanted = scaled.shape[:1] if form.per_sample else ()
+        if not form.per_sample and value.numel() == 1:
+            value = value.reshape(())
         if value.shape != wanted:
             raise InvalidArgumentError(
                 f"options['norm'] returned shape {tuple(value.shape)}; expected {tuple(wanted)}: "

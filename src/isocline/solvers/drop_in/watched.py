@@ -1,8 +1,7 @@
-"""Steps under observation: callbacks before and after each, a least step size, and fields kept inside of the step."""
+"""Steps under observation: callbacks before and after each, and a least step size."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import warnings
 from collections.abc import Callable, Mapping
@@ -13,10 +12,11 @@ import torch
 from torch import Tensor
 
 from isocline.solvers.controller import JointDecision, PIDController
-from isocline.solvers.problem import AbstractProblem, ODEProblem, VectorField
+from isocline.solvers.inside import StepperWrapper
+from isocline.solvers.problem import AbstractProblem
 from isocline.solvers.stepper import AbstractStepper, StepResult
 
-__all__ = ["InsideSteps", "Watch", "WatchedController", "WatchedSteps", "find_callbacks"]
+__all__ = ["Watch", "WatchedController", "WatchedSteps", "find_callbacks"]
 
 _NAMES = ("callback_step", "callback_accept_step", "callback_reject_step")
 
@@ -85,22 +85,7 @@ class Watch:
             callback(*self._arguments)
 
 
-class _Wrapper(AbstractStepper):
-    """Another stepper, whose counts it has."""
-
-    def __init__(self, inner: AbstractStepper) -> None:
-        self.inner = inner
-        self.order, self.error_order = inner.order, inner.error_order
-        self.nfe_per_step, self.init_nfe = inner.nfe_per_step, inner.init_nfe
-
-    def init(self, problem: AbstractProblem, t0: Tensor, y0: Tensor) -> Any:
-        return self.inner.init(problem, t0, y0)
-
-    def initial_slope(self, carry: Any) -> Tensor | None:
-        return self.inner.initial_slope(carry)
-
-
-class WatchedSteps(_Wrapper):
+class WatchedSteps(StepperWrapper):
     """A stepper whose steps are told to a watch."""
 
     def __init__(self, inner: AbstractStepper, watch: Watch) -> None:
@@ -136,45 +121,3 @@ class WatchedController(PIDController):
             verdict = JointDecision(True, verdict.factor, verdict.memory, verdict.finite)
         self.watch.end(verdict.accept and not self.watch.failed)
         return verdict
-
-
-class InsideSteps(_Wrapper):
-    """A stepper that asks a field about the inside of its steps only: at their ends, about the number just within.
-
-    For fields that jump at ends of steps, which then are found on the step's side of the jump.
-    """
-
-    def __init__(self, inner: AbstractStepper, dtype: torch.dtype) -> None:
-        """Wrap a stepper.
-
-        Args:
-            inner: the stepper.
-            dtype: in which the caller's function is told the time.
-        """
-        super().__init__(inner)
-        self._dtype = dtype
-
-    def init(self, problem: AbstractProblem, t0: Tensor, y0: Tensor) -> Any:
-        """Just after the start; see the base class."""
-        target = torch.as_tensor(problem.t1, dtype=torch.float64, device=t0.device).detach()
-        return self.inner.init(problem, self._toward(t0, target), y0)
-
-    def step(self, problem: AbstractProblem, t0: Tensor, t1: Tensor, y0: Tensor, carry: Any) -> StepResult:
-        """Advance by one step; see the base class."""
-        assert isinstance(problem, ODEProblem)
-        first, last = self._toward(t0, t1), self._toward(t1, t0)
-        field = _Clamped(problem.field, torch.minimum(first, last), torch.maximum(first, last))
-        return self.inner.step(dataclasses.replace(problem, field=field), t0, t1, y0, carry)
-
-    def _toward(self, time: Tensor, target: Tensor) -> Tensor:
-        return torch.nextafter(time.to(self._dtype), target.to(self._dtype).expand_as(time)).double()
-
-
-@dataclass(frozen=True, eq=False)
-class _Clamped:
-    field: VectorField
-    low: Tensor
-    high: Tensor
-
-    def __call__(self, t: Tensor, y: Tensor, cond: Any) -> Tensor:
-        return self.field(torch.minimum(torch.maximum(t, self.low), self.high), y, cond)

@@ -48,10 +48,21 @@ class ContinuousReverse(AbstractReverse):
             tolerance: how far states found backward may be from those known, before there is a warning.
         """
         self._system, self._inputs, self._stops, self._ys = system, inputs, stops, ys
+        # They are what the caller is given, and share its memory.
+        self._version = ys._version
         self._solver, self._tolerance = solver, tolerance
 
     def pull(self, grad_ys: Tensor) -> Cotangents:
-        """See the base class."""
+        """See the base class.
+
+        Raises:
+            RuntimeError: if the saved states have been changed in place since they were found.
+        """
+        if self._ys._version != self._version:
+            raise RuntimeError(
+                f"the saved states of a solve, of shape {tuple(self._ys.shape)}, were changed in place between its "
+                "forward and backward pass, which starts from them; change a copy: .clone()"
+            )
         system, stops, start = self._system, self._stops, self._system.problem.start
         quadrature = ParameterQuadrature(system, self._inputs, self._solver.stepper.order)
         doubts = Doubts(self._ys, self._tolerance)

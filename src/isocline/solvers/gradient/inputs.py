@@ -124,9 +124,12 @@ def with_inputs(problem: AbstractProblem, inputs: Inputs, y0: Tensor, cond: Sequ
 
 
 def detached_problem(problem: AbstractProblem) -> AbstractProblem:
-    """The same equation with its start and ``cond`` detached."""
+    """The same equation with its start and ``cond`` detached.
+
+    The start is a copy: the way back begins with what it was, whatever the caller writes into it in between.
+    """
     wanted = any(tensor.requires_grad for tensor in trees.flatten(problem.cond))
-    return with_start(problem, problem.start.detach(), trees.detach(problem.cond) if wanted else None)
+    return with_start(problem, problem.start.detach().clone(), trees.detach(problem.cond) if wanted else None)
 
 
 @dataclass(frozen=True, eq=False)
