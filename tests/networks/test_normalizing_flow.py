@@ -100,3 +100,10 @@ def test_sizes_out_of_range_are_refused(kind) -> None:
 def test_a_bound_of_one_is_refused() -> None:
     with pytest.raises(ValueError, match=r"bound = 1\.0"):
         ResidualFlow(2, bound=1.0)
+
+
+@pytest.mark.parametrize("width", [2, 4])
+def test_states_of_another_width_are_refused(flow, width: int) -> None:
+    for carry in (flow, flow.decode):
+        with pytest.raises(ValueError, match=rf"dim = 3 was given shape \(20, {width}\)"):
+            carry(points(width))

@@ -123,3 +123,12 @@ def test_the_field_takes_one_time_or_one_per_sample() -> None:
     assert (field(torch.tensor(0.6, dtype=D), x) - one).abs().max() > 1e-3
     with pytest.raises(ValueError, match="width = 0"):
         ConcatSquashMLP(3, 0)
+
+
+def test_inference_mode_gives_the_same_density() -> None:
+    network = Linear()
+    with torch.no_grad():
+        wanted = tight().log_density(network, points())
+    with torch.inference_mode():
+        found = tight().log_density(network, points())
+    assert torch.equal(found.nats, wanted.nats)

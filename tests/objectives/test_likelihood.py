@@ -212,3 +212,11 @@ def test_a_log_ratio_grid_resolves_a_noise_prediction_in_few_steps() -> None:
     )
     found = flow.log_density(Denoiser(MIXTURE.network(process), process), x)
     torch.testing.assert_close(found.nats, MIXTURE.log_density(process.schedule(1e-3), x), rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize("prediction", [DataPrediction(), NoisePrediction()])
+def test_a_prediction_that_is_infinite_at_an_end_is_named_with_the_cure(prediction) -> None:
+    process = GaussianProcess(VPCosineSchedule(), prediction)
+    flow = ProbabilityFlowLikelihood(variable=TimeVariable(), trace=ExactTrace())
+    with pytest.raises(SolverError, match=f"from t_min=0.0 to t_max=1.0, where a {type(prediction).__name__} may"):
+        flow.log_density(Denoiser(MIXTURE.network(process), process), MIXTURE.sample(4, draws()))

@@ -121,3 +121,13 @@ def test_a_rank_above_the_dimension_and_a_missing_generator_are_refused() -> Non
     for trace in (HutchinsonTrace(), HutchPlusPlusTrace()):
         with pytest.raises(ValueError, match="generator"):
             trace.probe(x, None)
+
+
+@pytest.mark.parametrize("trace", [ExactTrace(), HutchinsonTrace(2), HutchPlusPlusTrace()])
+def test_a_slope_that_does_not_depend_on_the_state_has_no_divergence(trace) -> None:
+    shift = torch.ones(5, dtype=D, requires_grad=True)
+    x = torch.randn(7, 5, dtype=D, generator=draws(1)).requires_grad_()
+    for slope in (shift.expand(7, 5), shift.detach().expand(7, 5)):
+        found = trace.measure(slope, x, trace.probe(x, draws(2)), create_graph=True)
+        assert not bool(found.trace.any())
+        assert not bool(found.square.any())

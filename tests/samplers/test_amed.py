@@ -185,3 +185,14 @@ def test_the_law_of_equal_sets_costs_nothing_and_a_shift_its_energy() -> None:
 def test_a_law_of_one_sample_is_refused() -> None:
     with pytest.raises(ValueError, match="batch_size"):
         AMEDLawMatching(VP, MIXTURE.network(VP))(untrained(2), Batch(noise(1, 0)), torch.Generator())
+
+
+def test_under_guidance_budgets_are_questions_to_the_guided_denoiser() -> None:
+    class Twice(Denoiser):
+        evaluations = 2
+
+    objective = AMEDDistillation(VP, MIXTURE.network(VP), lambda own: Twice(MIXTURE.network(VP), VP))
+    predictor, batch = untrained(4), pairs(8, 3)
+    guided = objective(predictor, batch, torch.Generator()).total
+    plain = AMEDDistillation(VP, MIXTURE.network(VP))(predictor, batch, torch.Generator()).total
+    torch.testing.assert_close(guided, plain)

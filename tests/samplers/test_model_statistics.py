@@ -135,3 +135,15 @@ def test_slopes_of_few_data_are_drawn_together_by_their_noise_and_not_by_more() 
     steep = torch.linspace(-300, 300, 400, dtype=D)
     kept = shrunk_slopes(value, steep * value + noise)  # Now they differ by far more than the noise: nothing to gain.
     torch.testing.assert_close(kept, steep + plain, rtol=0.02, atol=2.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nothing_is_read_into_rounding_errors(dtype: torch.dtype) -> None:
+    # N is zero for Gaussian data around zero: what is left of it is rounding, which has no growth.
+    around_zero = GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.tensor([[0.3, 0.1]]))
+    generator, process = torch.Generator().manual_seed(3), PROCESSES["linear"]
+    data = around_zero.sample(32, generator).to(dtype)
+    found = estimate_statistics(exact(process, around_zero), data, LAM, generator)
+    assert not bool(found.growth.any())
+    linear = 1 / (1 + torch.exp(2 * LAM)[:, None] * around_zero.variances)
+    torch.testing.assert_close(found.linear, linear, rtol=1e-4, atol=1e-5)

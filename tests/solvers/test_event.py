@@ -5,7 +5,22 @@ import math
 import pytest
 import torch
 
-from isocline.solvers import ConstantSteps, Event, Heun, ODEProblem, PIDController, SaveAt, Status, Tsit5, solve
+from isocline.solvers import (
+    ConstantSteps,
+    Event,
+    Heun,
+    MarkovProblem,
+    ODEProblem,
+    PIDController,
+    SaveAt,
+    SDEProblem,
+    ShARK,
+    Status,
+    TauLeaping,
+    Tsit5,
+    VirtualBrownianTree,
+    solve,
+)
 
 F64 = torch.float64
 
@@ -151,3 +166,24 @@ def test_nothing_is_recorded_where_nothing_requires_grad():
     solution = drop(HEIGHT, GRAVITY)
     assert not solution.stopped_at.requires_grad
     assert not solution.final.requires_grad
+
+
+def test_the_time_at_which_noise_crosses_a_level_is_that_of_its_path():
+    tree = VirtualBrownianTree(3, 0.0, 5.0)
+    y0 = torch.ones(6, 1, dtype=F64)
+    problem = SDEProblem(lambda t, y, c: -y, lambda t, y, c: torch.ones_like(y), y0, 0.0, 5.0, noise=tree)
+    solution = solve(problem, ShARK(), PIDController(1e-4, 1e-4), event=Event(ground))
+    assert solution.status.tolist() == [Status.EVENT] * 6
+    # The same paths without the event are at the level then.
+    for sample, time in enumerate(solution.stopped_at.tolist()):
+        plain = solve(problem, ShARK(), PIDController(1e-4, 1e-4), SaveAt(ts=[time]))
+        assert float(plain.ys[0, sample]) == pytest.approx(0.0, abs=0.02)
+
+
+def test_tokens_have_no_events():
+    problem = MarkovProblem(
+        lambda t, z, c: torch.zeros(*z.shape, 2), torch.zeros(1, 1, dtype=torch.int64), 0.0, 1.0,
+        generator=torch.Generator(),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="states of real numbers"):
+        solve(problem, TauLeaping(), ConstantSteps(2), event=Event(ground))

@@ -1,5 +1,7 @@
 """Times at which steps have to end: hit exactly, and the slope found again beyond a jump."""
 
+import math
+
 import pytest
 import torch
 
@@ -10,11 +12,17 @@ from isocline.solvers import (
     Kvaerno5,
     ODEProblem,
     PIDController,
+    Rodas4,
     Rodas5P,
     SaveAt,
+    SDEProblem,
+    SecondOrderProblem,
+    ShARK,
     Tsit5,
+    VirtualBrownianTree,
     solve,
 )
+from isocline.solvers.semilinear import DiagonalLinear, SemilinearProblem
 
 F64 = torch.float64
 JUMP = 1 / 3
@@ -94,3 +102,59 @@ def test_a_jump_is_seen_from_both_sides_whatever_the_field_returns_at_it(joint, 
     wanted = torch.tensor([middle, -1.0 if span[0] < span[1] else 1.0], dtype=F64)
     torch.testing.assert_close(solution.ys[:, :, 0], wanted[:, None].expand(2, 2), rtol=1e-13, atol=0)
     assert solution.stats.rejected.max() == 0
+
+
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("stepper", [Tsit5(), Rodas4(), Rodas5P(), Kvaerno5()], ids=lambda s: type(s).__name__)
+def test_to_name_a_jump_where_there_is_none_costs_next_to_nothing(joint, stepper):
+    """Time is as before everywhere else: for derivatives in it, and for stages beyond the end of a step."""
+    problem = ODEProblem(lambda t, y, c: -y + torch.cos(8 * t).reshape(-1, 1), torch.ones(1, 1, dtype=F64), 0.0, 2.0)
+    named, stopped = (
+        solve(problem, stepper, PIDController(1e-7, 1e-7, joint=joint, **{key: [0.5]}))
+        for key in ("jump_ts", "step_ts")
+    )
+    exact = (math.cos(16) + 8 * math.sin(16)) / 65 + 64 / 65 * math.exp(-2)
+    assert float(named.final) == pytest.approx(exact, abs=1e-6)
+    tried = [int(found.stats.accepted + found.stats.rejected) for found in (named, stopped)]
+    assert tried[0] <= 1.4 * tried[1]
+
+
+def _second_order(field, span):
+    rest = torch.zeros(2, 1, dtype=F64)
+    return SecondOrderProblem(field, rest, rest, *span)
+
+
+def _semilinear(field, span):
+    minus_one = DiagonalLinear(torch.tensor([-1.0], dtype=F64))
+    return SemilinearProblem(minus_one, field, torch.ones(2, 1, dtype=F64), *span)
+
+
+def _without_noise(field, span):
+    tree = VirtualBrownianTree(3, min(span), max(span))
+    nothing = torch.zeros(2, 1, dtype=F64)
+    return SDEProblem(field, lambda t, y, c: 0 * y, nothing, *span, noise=tree)
+
+
+@pytest.mark.parametrize("span", [(0.0, 1.0), (1.0, 0.0)])
+@pytest.mark.parametrize("side", [torch.lt, torch.le])
+@pytest.mark.parametrize(
+    ("make", "stepper"), [(_second_order, Tsit5()), (_semilinear, Tsit5()), (_without_noise, ShARK())]
+)
+def test_jumps_are_stepped_over_in_every_kind_of_problem(make, stepper, side, span):
+    def field(t, y, cond):
+        return torch.where(side(t, torch.tensor(0.5, dtype=F64)), 1.0, 11.0).to(F64).reshape(-1, 1).expand_as(y)
+
+    named = solve(make(field, span), stepper, PIDController(1e-6, 1e-6, jump_ts=[0.5]))
+    blind = solve(make(field, span), stepper, PIDController(1e-6, 1e-6))
+    assert named.succeeded.all()
+    assert named.stats.rejected.max() <= 1
+    assert blind.stats.rejected.min() > 4
+
+
+def test_a_state_just_beyond_a_jump_is_kept():
+    ts = [0.5, math.nextafter(0.5, 1.0), 1.0]
+    problem = ODEProblem(lambda t, y, c: -y, torch.ones(2, 1, dtype=F64), 0.0, 1.0)
+    for joint in (False, True):
+        solution = solve(problem, Tsit5(), PIDController(1e-9, 1e-9, joint=joint, jump_ts=[0.5]), SaveAt(ts=ts))
+        wanted = (-torch.tensor(ts, dtype=F64)).exp()[:, None, None].expand(3, 2, 1)
+        torch.testing.assert_close(solution.ys, wanted, rtol=1e-8, atol=0)

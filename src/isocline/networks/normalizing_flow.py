@@ -46,11 +46,27 @@ class AbstractNormalizingFlow(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor) -> Encoded:
-        """Carry data ``(B, d)`` to noise."""
+        """Carry data ``(B, d)`` to noise.
+
+        Raises:
+            ValueError: if the data are not ``(B, d)``.
+        """
 
     @abstractmethod
     def decode(self, z: Tensor) -> Tensor:
         """Carry noise ``(B, d)`` to data: the inverse of `forward`; no gradients."""
+
+
+def check_width(values: Tensor, flow: AbstractNormalizingFlow) -> None:
+    """Look whether these are states of a flow: transforms of some libraries take wider ones, and leave memory unset.
+
+    Raises:
+        ValueError: if they are not.
+    """
+    if values.ndim != 2 or values.shape[1] != flow.dim:
+        raise ValueError(
+            f"{type(flow).__name__} of dim = {flow.dim} was given shape {tuple(values.shape)}; expected (B, {flow.dim})"
+        )
 
 
 class _TransformFlow(AbstractNormalizingFlow):
@@ -62,11 +78,13 @@ class _TransformFlow(AbstractNormalizingFlow):
         self.transform = transform
 
     def forward(self, x: Tensor) -> Encoded:
+        check_width(x, self)
         z, log_det = self.transform().call_and_ladj(x)
         return Encoded(z, log_det)
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
+        check_width(z, self)
         return self.transform().inv(z)
 
 

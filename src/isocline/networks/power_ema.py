@@ -98,10 +98,12 @@ def synthesise(times: Tensor, gammas: Tensor, time: float, gamma: float) -> Synt
         gamma: exponent of the wanted average.
 
     Raises:
-        ValueError: if the wanted step is after every kept one.
+        ValueError: if the wanted step is after every kept one, or before the first.
     """
-    if time > float(times.max()):
-        raise ValueError(f"time = {time}: the last average was kept at step {int(times.max())}; give at most that")
+    if not 0 < time <= float(times.max()):
+        raise ValueError(
+            f"time = {time}: the last average was kept at step {int(times.max())}; give at most that, and more than 0"
+        )
     times, gammas = times.double(), gammas.double()
     wanted = (torch.tensor([time], dtype=torch.float64), torch.tensor([gamma], dtype=torch.float64))
     inner, aside = _products(times, gammas, times, gammas), _products(times, gammas, *wanted)[:, 0]

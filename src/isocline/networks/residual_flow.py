@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from isocline.networks.normalizing_flow import AbstractNormalizingFlow, Encoded, check_sizes
+from isocline.networks.normalizing_flow import AbstractNormalizingFlow, Encoded, check_sizes, check_width
 
 __all__ = ["LipschitzLinear", "ResidualFlow"]
 
@@ -128,6 +128,7 @@ class ResidualFlow(AbstractNormalizingFlow):
 
     def forward(self, x: Tensor) -> Encoded:
         """See the base class."""
+        check_width(x, self)
         total = torch.zeros(len(x), dtype=x.dtype, device=x.device)
         identity = torch.eye(self.dim, dtype=x.dtype, device=x.device)
         for block in self.blocks:
@@ -142,7 +143,9 @@ class ResidualFlow(AbstractNormalizingFlow):
 
         Raises:
             RuntimeError: if an inverse does not settle.
+            ValueError: if the noise is not ``(B, d)``.
         """
+        check_width(z, self)
         for block in reversed(self.blocks):
             weights = block.weights()  # type: ignore[operator]
             x = z

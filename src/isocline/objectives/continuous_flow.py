@@ -105,6 +105,10 @@ class ContinuousFlow:
         """
         if x.ndim != 2:
             raise ValueError(f"x has shape {tuple(x.shape)}; expected (B, d)")
+        if torch.is_inference_mode_enabled():
+            # The divergence is a derivative, which inference mode has not.
+            with torch.inference_mode(False), torch.no_grad():
+                return self.log_density(network, x.clone(), generator, path=path)
         dimension = x.shape[1]
         extra = torch.zeros(len(x), 3 if path else 1, dtype=torch.float64, device=x.device)
         state = torch.cat([x.detach().to(torch.float64), extra], dim=1)

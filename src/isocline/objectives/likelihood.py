@@ -23,6 +23,7 @@ from isocline.solvers.controller import AbstractController, FixedGrid
 from isocline.solvers.explicit import Heun
 from isocline.solvers.loop import solve_strict
 from isocline.solvers.problem import ODEProblem, VectorField
+from isocline.solvers.solution import SolverError
 from isocline.solvers.stepper import AbstractStepper
 
 __all__ = [
@@ -172,7 +173,13 @@ class ProbabilityFlowLikelihood:
         cond = (self.trace.probe(x, generator), cond)
         problem = ODEProblem(field, state, float(first), float(last), cond)
         controller = FixedGrid(positions) if self.controller is None else self.controller
-        solution = solve_strict(problem, self.stepper, controller)
+        try:
+            solution = solve_strict(problem, self.stepper, controller)
+        except SolverError as error:
+            raise SolverError(
+                f"{error} (a likelihood goes from t_min={process.t_min} to t_max={process.t_max}, where a "
+                f"{type(process.prediction).__name__} may be infinite: if so, set t_min or t_max a little inside)"
+            ) from error
         end, gain = solution.final[:, :-1], solution.final[:, -1]
         # A change of scale x = c y adds d ln c to the volume.
         volume = y.shape[1] * (variable.scale(process, last) / variable.scale(process, first)).log()

@@ -46,8 +46,8 @@ class ContinuousMaximumLikelihood(Objective):
     def __init__(self, flow: ContinuousFlow | None = None, kinetic: float = 0.0, jacobian: float = 0.0) -> None:
         super().__init__()
         for name, value in (("kinetic", kinetic), ("jacobian", jacobian)):
-            if value < 0:
-                raise ValueError(f"{name} = {value}: a weight must not be negative")
+            if not value >= 0:
+                raise ValueError(f"{name} = {value}: a weight must be a number, and not negative")
         self.flow = ContinuousFlow() if flow is None else flow
         self.kinetic = kinetic
         self.jacobian = jacobian

@@ -67,8 +67,8 @@ class SpeedPenalty(Objective):
 
     def __init__(self, objective: Objective, weight: float, order: int = 2, flow: ContinuousFlow | None = None) -> None:
         super().__init__()
-        if weight < 0:
-            raise ValueError(f"weight = {weight}: must not be negative")
+        if not weight >= 0:
+            raise ValueError(f"weight = {weight}: must be a number, and not negative")
         if order < 1:
             raise ValueError(f"order = {order}: must be at least 1")
         self.objective = objective

@@ -100,8 +100,7 @@ class ExactTrace(AbstractTrace):
         flat = slope.flatten(1)
         trace = square = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         for index in range(flat.shape[1]):
-            (row,) = torch.autograd.grad(flat[:, index].sum(), x, retain_graph=True, create_graph=create_graph)
-            row = row.flatten(1).to(torch.float64)
+            row = _gradient(flat[:, index].sum(), x, None, create_graph)
             trace, square = trace + row[:, index], square + row.square().sum(1)
         return JacobianMeasure(trace, square)
 
@@ -217,8 +216,17 @@ class HutchPlusPlusTrace(AbstractTrace):
 
 def _pull(slope: Tensor, x: Tensor, vector: Tensor, create_graph: bool = False) -> Tensor:
     """Jᵀ v as float64 ``(B, d)``."""
-    (pulled,) = torch.autograd.grad(slope, x, vector.to(slope.dtype), retain_graph=True, create_graph=create_graph)
-    return pulled.flatten(1).to(torch.float64)
+    return _gradient(slope, x, vector.to(slope.dtype), create_graph)
+
+
+def _gradient(value: Tensor, x: Tensor, vector: Tensor | None, create_graph: bool) -> Tensor:
+    if not value.requires_grad:
+        return torch.zeros(x.flatten(1).shape, dtype=torch.float64, device=x.device)
+    # A slope that does not depend on x has the derivative zero.
+    (found,) = torch.autograd.grad(
+        value, x, vector, retain_graph=True, create_graph=create_graph, allow_unused=True, materialize_grads=True
+    )
+    return found.flatten(1).to(torch.float64)
 
 
 def _drawn(law: ProbeLaw, x: Tensor, count: int, generator: torch.Generator | None, owner: str) -> Tensor:

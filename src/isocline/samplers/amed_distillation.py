@@ -64,7 +64,9 @@ class AbstractAMEDObjective(Distiller):
         denoiser = own if self.wrap is None else self.wrap(own)
         x1, losses = self.noise(batch, generator), {}
         for nfe in network.budgets:
-            losses[f"loss_{nfe}"] = self.loss(sampler.sample(denoiser, x1, nfe, batch.cond).final, batch)
+            # Budgets are questions to the denoiser, of which guidance makes several to the network.
+            found = sampler.sample(denoiser, x1, nfe * denoiser.evaluations, batch.cond)
+            losses[f"loss_{nfe}"] = self.loss(found.final, batch)
         total = torch.stack(list(losses.values())).mean()
         return Loss(total, {name: loss.detach() for name, loss in losses.items()})
 

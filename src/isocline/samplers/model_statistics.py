@@ -18,7 +18,7 @@ from isocline.shapes import expand_like
 
 __all__ = ["ModelStatistics", "estimate_statistics", "shrunk_slopes"]
 
-_LEAST_VARIANCE, _TINY = 1e-6, 1e-30
+_LEAST_VARIANCE, _TINY, _ROUNDING = 1e-6, 1e-30, 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,4 +251,7 @@ def _remainder_and_derivative(
     u, ratio = (draw.x / alpha).cpu().double(), float(values.sigma / values.alpha)
     noise, along = noise.cpu().double(), along.cpu().double()
     remainder = ratio * noise - linear * u
+    # Of exactly linear noise (Gaussian data) only rounding errors are left, and no regression may find a slope in them.
+    rounding = _ROUNDING * torch.finfo(draw.x.dtype).eps * (ratio * noise.abs() + (linear * u).abs())
+    remainder = torch.where(remainder.abs() <= rounding, 0.0, remainder)
     return remainder, ratio * (along - noise) - slope * u + linear * ratio * noise

@@ -177,7 +177,8 @@ def _settings(tool: Any) -> Any:
         values = tuple(getattr(tool, field.name) for field in dataclasses.fields(tool))
         return type(tool), tuple(value if isinstance(value, Tensor) else _hashable(value) for value in values)
     if isinstance(tool, InsideSteps):
-        return InsideSteps, _settings(tool.inner)
+        jumps = None if tool.jumps is None else tuple(tool.jumps.tolist())
+        return InsideSteps, _settings(tool.inner), jumps, tool.dtype
     return tool if vars(tool) else type(tool)
 
 

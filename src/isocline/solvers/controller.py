@@ -250,7 +250,7 @@ class PIDController(AbstractAdaptiveController):
             one system. One hard sample among many easy ones is hidden by the mean.
         step_ts: times at which a step has to end.
         jump_ts: likewise, where the field jumps: it is asked just before, and again just after, in either direction of
-            time and whatever it returns at the jump itself. A jump at an end of the span is not one of these.
+            time and whatever it returns at the jump itself.
 
     Raises:
         ValueError: if a value is out of range.

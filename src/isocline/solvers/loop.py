@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
+import torch
+
 from isocline.solvers.compiled import CompiledStep
 from isocline.solvers.controller import AbstractAdaptiveController, AbstractController, AbstractGrid, PIDController
 from isocline.solvers.event import Event, refine_events
 from isocline.solvers.inside import InsideSteps
 from isocline.solvers.pace import GridPace, JointPace
-from isocline.solvers.problem import AbstractProblem, ODEProblem
+from isocline.solvers.problem import AbstractProblem, MarkovProblem, SDEProblem
 from isocline.solvers.samples import integrate_samples
 from isocline.solvers.shared import integrate_shared
 from isocline.solvers.solution import SaveAt, Solution
@@ -94,14 +96,17 @@ def _solve(
 ) -> Solution:
     if isinstance(controller, PIDController):
         stepper = stepper.for_tolerance(controller.rtol, controller.atol)
-        if len(controller.jump_ts) and type(problem) is ODEProblem:
-            stepper = InsideSteps(stepper)
+        if len(controller.jump_ts) and not isinstance(problem, MarkovProblem):
+            stepper = InsideSteps(stepper, torch.as_tensor(controller.jump_ts, dtype=torch.float64).reshape(-1))
+    if event is not None and isinstance(problem, MarkovProblem):
+        raise ValueError("an event needs states of real numbers, and those of a MarkovProblem are tokens; leave it out")
     plain = functools.partial(integrate, event=event, watch=watch, compiled=compiled)
     if gradient is None:
         solution = plain(problem, stepper, controller, saveat)
     else:
         solution = gradient.solve(problem, stepper, controller, saveat, plain)
-    if event is None:
+    # A path of noise has no slope to find the crossing by, more exactly than on the step's dense output.
+    if event is None or isinstance(problem, SDEProblem):
         return solution
     return refine_events(event, problem, solution, saves_end=saveat.ts is None)
 

@@ -235,12 +235,6 @@ class JointPace(AbstractPace):
         self._t, self._time = self._previous, self._tensor(self._previous)
         self._end, self._size = end, abs(end - self._t)
 
-    def leap(self) -> Tensor:
-        """Go on from the first time after the present one, in the direction of integration."""
-        self._t = math.nextafter(self._t, self._sign * math.inf)
-        self._time = self._tensor(self._t)
-        return self._time
-
     @property
     def span(self) -> tuple[float, float]:
         """The step accepted last."""

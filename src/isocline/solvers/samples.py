@@ -315,14 +315,13 @@ class _Loop:
         return torch.where(between, stop, now.t1)
 
     def _leap(self, jumps: Tensor, accept: Tensor) -> None:
-        """Go on just beyond a jump of the field, with the slope there."""
+        """Go on with the slope beyond a jump of the field."""
         now = self.now
         at = accept & now.alive & torch.isin(now.t, jumps)
         if not bool(at.any()):
             return
-        beyond = torch.where(at, torch.nextafter(now.t, now.size.sign() * torch.inf), now.t)
-        carry = self.stepper.init(self.problem, beyond, now.y)
-        self.now = now._replace(t=beyond, carry=merge_rows(at, carry, now.carry))
+        carry = self.stepper.init(self.problem, now.t, now.y)
+        self.now = now._replace(carry=merge_rows(at, carry, now.carry))
         self.count.work[0].add_(at, alpha=self.stepper.init_nfe)
 
     def _compact(self) -> None:

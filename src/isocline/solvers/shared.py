@@ -68,8 +68,7 @@ def integrate_shared(
                 tape.step(_record(problem, t0, t1, y, carry, recorded.saved, result))
             y, carry, ends = result.y1, result.carry, verdict.ends
             if verdict.jumps:
-                assert isinstance(pace, JointPace)
-                carry = stepper.init(problem, pace.leap(), y)
+                carry = stepper.init(problem, pace.start, y)
                 tally.nfe += stepper.init_nfe
         if verdict.failure is not None:
             tally.fail(torch.ones_like(tally.status, dtype=torch.bool), verdict.failure, at=pace)

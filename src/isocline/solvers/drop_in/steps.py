@@ -80,8 +80,11 @@ def make_steps(wishes: Wishes, layout: Layout, view: Viewer, t: Tensor | None = 
     options = wishes.options
     stepper = wishes.method.make(options, wishes.rtol, wishes.atol)
     is_adaptive = isinstance(options, AdaptiveOptions)
-    if (is_adaptive and options.stops("jump_t")) or (isinstance(options, GridOptions) and options.perturb):
-        stepper = InsideSteps(stepper, layout.time_dtype)
+    if isinstance(options, AdaptiveOptions) and options.stops("jump_t"):
+        jumps = torch.tensor(options.stops("jump_t"), dtype=torch.float64)
+        stepper = InsideSteps(stepper, jumps, layout.time_dtype)
+    elif isinstance(options, GridOptions) and options.perturb:
+        stepper = InsideSteps(stepper, None, layout.time_dtype)
     # Accepted and rejected steps are those of all samples together.
     supported = 3 if is_adaptive and not layout.form.per_sample else 1
     callbacks = find_callbacks(wishes.func, wishes.suffix, supported, wishes.name)

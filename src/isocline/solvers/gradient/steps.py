@@ -74,7 +74,7 @@ class Course:
         stepper: the method.
         t0: start, shape () or (B,).
         saved: states kept there.
-        jumps: times just beyond the field's jumps, where the stepper's carry was made anew, or None.
+        jumps: times of the field's jumps, where the stepper's carry was made anew, or None.
     """
 
     problem: AbstractProblem
@@ -95,16 +95,14 @@ class Course:
         """Read the jumps from the controller."""
         jumps = controller.jump_ts if isinstance(controller, AbstractAdaptiveController) else ()
         times = torch.as_tensor(jumps, dtype=torch.float64, device=t0.device).reshape(-1)
-        # A step after a jump begins at the next number, up or down.
-        ends = (torch.nextafter(times, torch.full_like(times, end)) for end in (torch.inf, -torch.inf))
-        return cls(problem, stepper, t0, saved, torch.cat(list(ends)) if len(times) else None)
+        return cls(problem, stepper, t0, saved, times if len(times) else None)
 
     def choose(self, rows: Tensor | None) -> AbstractProblem:
         """The equation for the samples ``rows``; None for all."""
         return self.problem if rows is None else self.problem.at_rows(rows)
 
     def leaps(self, step: Taken) -> Tensor | None:
-        """Which samples begin this step just beyond a jump, bool, shape (n,); None if nobody does."""
+        """Which samples begin this step at a jump, bool, shape (n,); None if nobody does."""
         if self.jumps is None:
             return None
         first = self.t0 if step.rows is None or not self.t0.ndim else self.t0[step.rows]
