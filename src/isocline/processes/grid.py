@@ -152,8 +152,7 @@ class GivenGrid(AbstractTimeGrid):
     def _departures(self, process: GaussianProcess, variable: AbstractVariable, n: int, end: float) -> Tensor:
         if n not in self.times:
             raise ValueError(
-                f"a grid of {n} steps is asked for, and times are given for {sorted(self.times)}; take one of these "
-                "budgets, or add its times"
+                f"n={n} steps; times are given for {sorted(self.times)}: take one of these budgets, or add its times"
             )
         return _from_start(process, self.times[n])
 

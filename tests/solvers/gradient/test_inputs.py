@@ -5,9 +5,9 @@ import functools
 import pytest
 import torch
 
-from isocline.solvers import ConstantSteps, EulerMaruyama, ODEProblem, SDEProblem, Tsit5, solve
+from isocline.solvers import ConstantSteps, EulerMaruyama, ODEProblem, PIDController, SDEProblem, Tsit5, solve
 from isocline.solvers.brownian import VirtualBrownianTree
-from isocline.solvers.gradient import Backpropagation, CheckpointedAdjoint, DiscreteAdjoint
+from isocline.solvers.gradient import Backpropagation, BacksolveAdjoint, CheckpointedAdjoint, DiscreteAdjoint
 from isocline.solvers.semilinear import DenseLinear, SemilinearProblem
 
 F64 = torch.float64
@@ -204,3 +204,15 @@ def test_drift_and_diffusion_of_a_path_are_differentiated_along_it():
 def test_a_field_that_closes_over_tensors_of_the_batch_is_tried_on_all_of_it():
     scale = torch.linspace(1, 2, 3, dtype=F64)[:, None].requires_grad_()
     check(lambda t, y, cond: scale * y.sin(), [scale])
+
+
+@pytest.mark.parametrize("name", ["y0", "cond"])
+@pytest.mark.parametrize("gradient", [DiscreteAdjoint(), CheckpointedAdjoint(), BacksolveAdjoint()])
+def test_a_start_or_condition_changed_in_place_before_the_backward_pass_is_an_error(gradient, name):
+    weight = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    given = {"y0": torch.ones(2, 1, dtype=torch.float64), "cond": torch.ones(2, 1, dtype=torch.float64)}
+    problem = ODEProblem(lambda t, y, c: weight * c * torch.sin(y), given["y0"], 0.0, 1.0, given["cond"])
+    final = solve(problem, Tsit5(), PIDController(1e-6, 1e-6), gradient=gradient).final
+    given[name].add_(1)
+    with pytest.raises(RuntimeError, match=r"of shape \(2, 1\) that the solve used .* changed in place"):
+        final.sum().backward()

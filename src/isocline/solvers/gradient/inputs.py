@@ -37,7 +37,7 @@ class Inputs:
         cond: tensors of ``cond`` that require grad.
         places: their positions among the tensors of ``cond``.
         parameters: leaves and other tensors that the field uses.
-        versions: parameters that were seen to be used, with their version counters.
+        versions: start, tensors of ``cond`` and parameters that were seen to be used, with their version counters.
     """
 
     y0: Tensor
@@ -55,13 +55,14 @@ class Inputs:
         """Compare with the forward pass.
 
         Raises:
-            RuntimeError: if a parameter has been changed in place since.
+            RuntimeError: if one of them has been changed in place since.
         """
         for tensor, version in self.versions:
             if tensor._version != version:
                 raise RuntimeError(
-                    f"a parameter of shape {tuple(tensor.shape)} that the solve used was changed in place between its "
-                    "forward and backward pass, which evaluates the field again; call backward before the optimiser"
+                    f"a tensor of shape {tuple(tensor.shape)} that the solve used (its start, cond or a parameter) was "
+                    "changed in place between its forward and backward pass, which evaluates the field again; call "
+                    "backward before the optimiser, or change a copy"
                 )
 
 
@@ -87,7 +88,8 @@ def find_inputs(problem: AbstractProblem, parameters: Iterable[Tensor] | None) -
     y0 = problem.start
     if not (y0.requires_grad or places or found):
         return None
-    versions = tuple((tensor, tensor._version) for tensor in used_tensors)
+    known = [tensor for tensor in (y0, *tensors, *used_tensors) if not tensor.is_inference()]
+    versions = tuple((tensor, tensor._version) for tensor in known)
     return Inputs(y0, tuple(tensors[index] for index in places), places, found, versions)
 
 
@@ -124,12 +126,9 @@ def with_inputs(problem: AbstractProblem, inputs: Inputs, y0: Tensor, cond: Sequ
 
 
 def detached_problem(problem: AbstractProblem) -> AbstractProblem:
-    """The same equation with its start and ``cond`` detached.
-
-    The start is a copy: the way back begins with what it was, whatever the caller writes into it in between.
-    """
+    """The same equation with its start and ``cond`` detached."""
     wanted = any(tensor.requires_grad for tensor in trees.flatten(problem.cond))
-    return with_start(problem, problem.start.detach().clone(), trees.detach(problem.cond) if wanted else None)
+    return with_start(problem, problem.start.detach(), trees.detach(problem.cond) if wanted else None)
 
 
 @dataclass(frozen=True, eq=False)
