@@ -181,7 +181,7 @@ def trial(sampler: Mapping[str, Any], process: Mapping[str, Any], budgets: Any, 
             denoiser = Denoiser(lambda t, x, cond: torch.zeros_like(x), on)  # type: ignore[arg-type]
             cond, start = torch.zeros(1, dtype=torch.int64) if labelled else None, torch.ones(1, 1, 2, 2)
             # The least budget has to do, and some steps of any method have to be finite.
-            for calls in (max(nfe, 1), max(nfe, _SOME_STEPS)):
+            for calls in sorted({max(nfe, 1), max(nfe, _SOME_STEPS)}):
                 found = made.sample(denoiser, start, calls, cond=cond, generator=torch.Generator())
             if bool((found.status == int(Status.NON_FINITE)).any()):
                 return (
